@@ -1,0 +1,37 @@
+"""A write-behind pipeline: writes land in Redis and reach PostgreSQL in batches, exactly once, in order."""
+
+from pipeline.config import Config
+from pipeline.core.change import Change
+from pipeline.errors import (
+    ApplyFailed,
+    BufferUnavailable,
+    EventTooLarge,
+    InvalidEvent,
+    InvalidSetting,
+    NotMigrated,
+    PipelineError,
+    PipelineFull,
+    StoreError,
+    StoreUnavailable,
+    TopologyMismatch,
+)
+from pipeline.wiring import Pipeline
+from pipeline.writer import Receipt
+
+__all__ = [
+    "ApplyFailed",
+    "BufferUnavailable",
+    "Change",
+    "Config",
+    "EventTooLarge",
+    "InvalidEvent",
+    "InvalidSetting",
+    "NotMigrated",
+    "Pipeline",
+    "PipelineError",
+    "PipelineFull",
+    "Receipt",
+    "StoreError",
+    "StoreUnavailable",
+    "TopologyMismatch",
+]

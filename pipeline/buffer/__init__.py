@@ -1,0 +1,1 @@
+"""The part that lives in Redis (or Valkey): queues, frozen batches, overlays and cached rows."""

@@ -1,0 +1,50 @@
+"""The key space in Redis. This module spells every key; the scripts get all of theirs through KEYS.
+
+``{n}`` is the number of the shard in braces, which makes it the hash tag of Redis Cluster: all keys of a shard live in
+one slot, so one script may touch them.
+
+=====================================  ======  =========================================================================
+key                                    type    what it holds
+=====================================  ======  =========================================================================
+``pipeline.events.{n}``                list    the shard queue, a Celery queue: newest left, oldest right
+``pipeline.batch.{n}``                 list    the frozen batch, same order
+``pipeline.shard.{n}``                 hash    counters of the shard and the state of the frozen batch
+``pipeline.lease.{n}``                 string  the flusher at work; expires
+``pipeline.overlay.{n}:<table>:<key>`` list    pending events of one row, oldest left: ``[seq, id, change]``
+``pipeline.row.{n}:<table>:<key>``     hash    the cached row, column → JSON; complete or absent
+``pipeline.seen.{n}:<id>``             string  an idempotency key, value = seq; expires after the dedupe window
+``pipeline.topology``                  hash    what every client must agree on
+``pipeline``                           list    the ingress queue (Celery)
+``pipeline.control``                   list    the queue of flush and maintenance tasks (Celery)
+=====================================  ======  =========================================================================
+"""
+
+from __future__ import annotations
+
+__all__ = ["Keys", "ShardKeys"]
+
+
+class ShardKeys:
+    """The keys of one shard."""
+
+    __slots__ = ("batch", "events", "lease", "overlay", "row", "seen", "state")
+
+    def __init__(self, namespace: str, shard: int) -> None:
+        tag = f"{{{shard}}}"
+        self.events = f"{namespace}.events.{tag}"
+        self.batch = f"{namespace}.batch.{tag}"
+        self.state = f"{namespace}.shard.{tag}"
+        self.lease = f"{namespace}.lease.{tag}"
+        self.overlay = f"{namespace}.overlay.{tag}:"
+        self.row = f"{namespace}.row.{tag}:"
+        self.seen = f"{namespace}.seen.{tag}:"
+
+
+class Keys:
+    """All keys of a pipeline. Its shards' are made once: the write path only concatenates."""
+
+    def __init__(self, namespace: str, shards: int) -> None:
+        self.topology = f"{namespace}.topology"
+        self.ingress = namespace
+        self.control = f"{namespace}.control"
+        self.shards = tuple(ShardKeys(namespace, shard) for shard in range(shards))

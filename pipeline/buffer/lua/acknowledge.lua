@@ -1,0 +1,48 @@
+-- Drop the oldest events of an applied batch and settle their rows. A large batch is acknowledged in several calls; the
+-- batch itself is the progress, so a crash between two calls only leaves the rest of it to be acknowledged again.
+--
+-- KEYS  1 batch list   2 shard hash   then per row: overlay list, row hash
+-- ARGV  1 batch id   2 events that the batch holds now   3 events to drop   4 the shard's seq when the batch is done
+--       5 time to live of a clean cached row in milliseconds
+--       then per row: number of its overlay entries to drop, seq of the last of them, 1 if an event of it is dead
+-- Returns the number of events left in the batch, or -1 if the batch is not in that state (somebody else was here).
+
+local held = redis.call('LLEN', KEYS[1])
+if redis.call('HGET', KEYS[2], 'batch_id') ~= ARGV[1] or held ~= tonumber(ARGV[2]) then
+  return -1
+end
+
+local function head_seq(entry)
+  return entry and tonumber(entry:match('^%[(%d+),'))
+end
+
+local arg = 6
+for i = 3, #KEYS, 2 do
+  local overlay, row = KEYS[i], KEYS[i + 1]
+  local drop, last = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
+  if head_seq(redis.call('LINDEX', overlay, drop - 1)) == last then
+    redis.call('LPOP', overlay, drop)
+  else -- somebody deleted or restored overlay entries: drop what is settled, however many are there
+    local seq = head_seq(redis.call('LINDEX', overlay, 0))
+    while seq and seq <= last do
+      redis.call('LPOP', overlay)
+      seq = head_seq(redis.call('LINDEX', overlay, 0))
+    end
+  end
+  if ARGV[arg + 2] == '1' then
+    redis.call('DEL', row)
+  elseif redis.call('EXISTS', overlay) == 0 then
+    redis.call('PEXPIRE', row, ARGV[5])
+  end
+  arg = arg + 3
+end
+
+local left = held - tonumber(ARGV[3])
+if left > 0 then
+  redis.call('LTRIM', KEYS[1], 0, left - 1)
+else
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[2], 'seq', ARGV[4])
+  redis.call('HDEL', KEYS[2], 'batch_id', 'batch_seq', 'claims', 'failures', 'due', 'error')
+end
+return left

@@ -1,0 +1,118 @@
+-- Accept events into one shard: cache, overlay and queue change together or not at all.
+--
+-- KEYS  1 events list   2 batch list   3 shard hash   4 control list
+--       then per event: its seen key if it has one, then per keyed change: overlay list, row hash
+-- ARGV  1 most pending events the shard may hold
+--       2 threshold: enqueue a flush when the queue reaches this length (0: never)
+--       3 the flush message, '@ID@' stands for its id ('' : do not enqueue)
+--       4 milliseconds after which a wanted flush that never started is asked for again
+--       5 dedupe window in milliseconds
+--       6 number of events
+--       then per event: id, message (open at its end), 1 if it has a seen key else 0, number of keyed changes,
+--                       then per keyed change: its JSON
+-- Returns {pending, seq, seq, …}; a negative seq is that of the known event with the same id.
+--         {-1 - pending} if the shard is full; then nothing was written.
+
+local pending = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[2])
+local count = tonumber(ARGV[6])
+if pending + count > tonumber(ARGV[1]) then
+  return { -1 - pending }
+end
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local seq = tonumber(redis.call('HGET', KEYS[3], 'accepted') or 0)
+
+-- A cached row is updated only where Lua does it exactly; otherwise it is dropped, which is always right: absent is a
+-- legal state, partial or wrong is not. Lua's numbers are doubles, so integers are exact below 2^53 only. A value of
+-- another JSON type than the cached one would come back from PostgreSQL as something else, and NULL has no type.
+local function scalar(value)
+  local kind = type(value)
+  if kind == 'number' and value == math.floor(value) and math.abs(value) < 2 ^ 53 then
+    return 'integer', string.format('%.0f', value)
+  elseif kind == 'string' or kind == 'boolean' then
+    return kind, cjson.encode(value)
+  end
+end
+
+local function scalar_kind(json)
+  if not json then
+    return nil
+  end
+  return json:match('^-?%d+$') and 'integer' or json:match('^"') and 'string' or json:match('^[tf]') and 'boolean'
+end
+
+local function update_row(row, change)
+  if change.delete or change.max or change.min then
+    return false
+  end
+  for column, value in pairs(change.set or {}) do
+    local kind, json = scalar(value)
+    if not kind or kind ~= scalar_kind(redis.call('HGET', row, column)) then
+      return false
+    end
+    redis.call('HSET', row, column, json)
+  end
+  for column, value in pairs(change.add or {}) do
+    local kind, json = scalar(value)
+    if kind ~= 'integer' or scalar_kind(redis.call('HGET', row, column)) ~= 'integer' then
+      return false
+    end
+    if type(redis.pcall('HINCRBY', row, column, json)) ~= 'number' then
+      return false -- beyond 64 bits
+    end
+  end
+  return true
+end
+
+local result = { pending }
+local key, arg = 5, 7
+for _ = 1, count do
+  local id, message, has_seen, changes = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], tonumber(ARGV[arg + 3])
+  arg = arg + 4
+  local known = false
+  if has_seen == '1' then
+    known = redis.call('GET', KEYS[key])
+    if not known then
+      redis.call('SET', KEYS[key], seq + 1, 'PX', ARGV[5])
+    end
+    key = key + 1
+  end
+  if known then
+    result[#result + 1] = -tonumber(known)
+    key = key + 2 * changes
+    arg = arg + changes
+  else
+    seq = seq + 1
+    for _ = 1, changes do
+      local overlay, row, json = KEYS[key], KEYS[key + 1], ARGV[arg]
+      redis.call('RPUSH', overlay, '[' .. seq .. ',' .. id .. ',' .. json .. ']')
+      if redis.call('EXISTS', row) == 1 then
+        if update_row(row, cjson.decode(json)) then
+          redis.call('PERSIST', row)
+        else
+          redis.call('DEL', row)
+        end
+      end
+      key = key + 2
+      arg = arg + 1
+    end
+    redis.call('LPUSH', KEYS[1], message .. '[' .. seq .. ',' .. string.format('%.0f', now) .. ']}}')
+    result[#result + 1] = seq
+  end
+end
+redis.call('HSET', KEYS[3], 'accepted', string.format('%.0f', seq))
+
+local threshold = tonumber(ARGV[2])
+if threshold > 0 and ARGV[3] ~= '' then
+  local length = redis.call('LLEN', KEYS[1])
+  if length >= threshold and length - count < threshold then
+    local wanted = tonumber(redis.call('HGET', KEYS[3], 'wanted') or 0)
+    if now - wanted > tonumber(ARGV[4]) then
+      redis.call('HSET', KEYS[3], 'wanted', string.format('%.0f', now))
+      local id = 'flush-' .. KEYS[1]:match('{(%d+)}') .. '-' .. string.format('%.0f', seq) .. '-' .. clock[1] .. clock[2]
+      redis.call('LPUSH', KEYS[4], (ARGV[3]:gsub('@ID@', id)))
+    end
+  end
+end
+return result

@@ -1,0 +1,315 @@
+"""The buffer on Redis ≥ 6.2 or Valkey: one Lua script per step, so that no step is ever half done."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any, Final
+
+import redis
+from redis.commands.core import Script
+from redis.exceptions import NoScriptError, RedisError
+
+from pipeline.buffer.keys import Keys
+from pipeline.config import Config
+from pipeline.core.codec import accepted_ms, flush_message
+from pipeline.errors import BufferUnavailable, PipelineError, PipelineFull, TopologyMismatch
+from pipeline.ports import Busy, Claimed, Empty, Encoded, Resting, Settled, ShardState, Written
+
+__all__ = ["RedisBuffer", "connect"]
+
+FORMAT: Final = "1"
+"""The version of the key space and of the message format. Clients of another version are refused."""
+
+_ROWS_PER_CALL: Final = 500
+"""Rows that one acknowledge call settles: four commands each, so Redis is held for less than a millisecond."""
+
+_WANTED_AGAIN_MS: Final = 5_000
+"""A flush that was asked for and has not started for so long may be lost with its worker: ask again."""
+
+
+def connect(config: Config) -> redis.Redis:
+    """A lazy client; safe to share between threads, and across a fork (its pool notices the new process id).
+
+    It never repeats a command by itself: a repeated write whose first answer was lost would be a second event.
+    """
+    return redis.Redis.from_url(
+        config.redis_url,
+        retry=None,
+        retry_on_error=[],
+        socket_timeout=config.redis_timeout_seconds,
+        socket_connect_timeout=config.redis_timeout_seconds,
+        health_check_interval=0,
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+class RedisBuffer:
+    """`pipeline.ports.Buffer` on one Redis."""
+
+    def __init__(self, client: redis.Redis, config: Config) -> None:
+        self._redis: Any = client  # redis-py annotates its replies as unions of sync and async results
+        self._config = config
+        self._keys = Keys(config.namespace, config.shards)
+        lua = files("pipeline.buffer") / "lua"
+        self._scripts: dict[str, Script] = {
+            name: client.register_script((lua / f"{name}.lua").read_text("utf-8"))
+            for name in ("write", "claim", "acknowledge", "fail", "halve", "release", "want")
+        }
+        template = flush_message(f"{config.namespace}.flush_shard", self._keys.control, -1, "@ID@")
+        # without the same Redis as broker the script cannot enqueue; the beat still flushes every interval
+        shares_broker = config.broker_url == config.redis_url
+        self._templates = [
+            template.replace(b'\\"shard\\":-1', f'\\"shard\\":{shard}'.encode()) if shares_broker else b""
+            for shard in range(config.shards)
+        ]
+        self._per_shard = max(1, config.max_pending // config.shards)
+        self._topology_checked = False
+
+    # --- writing
+
+    def write(self, shard: int, events: Sequence[Encoded]) -> list[Written]:
+        """See `pipeline.ports.Buffer.write`."""
+        keys, args = self._write_call(shard, events)
+        with _translated():
+            self._check_topology()
+            reply = self._scripts["write"](keys=keys, args=args)
+        return self._written(shard, reply, 0)
+
+    def write_chunks(self, chunks: Sequence[tuple[int, Sequence[Encoded]]]) -> list[list[Written] | PipelineError]:
+        """See `pipeline.ports.Buffer.write_chunks`."""
+        script = self._scripts["write"]
+        calls = [self._write_call(shard, events) for shard, events in chunks]
+
+        def send() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=False)
+            for keys, args in calls:
+                pipe.evalsha(script.sha, len(keys), *keys, *args)
+            replies: list[Any] = pipe.execute(raise_on_error=False)
+            return replies
+
+        with _translated():
+            self._check_topology()
+            replies = send()
+            if any(
+                isinstance(reply, NoScriptError) for reply in replies
+            ):  # then none of them ran: Redis lost its scripts
+                self._redis.script_load(script.script)
+                replies = send()
+        outcomes: list[list[Written] | PipelineError] = []
+        accepted = 0
+        for (shard, events), reply in zip(chunks, replies, strict=True):
+            try:
+                if isinstance(reply, Exception):
+                    raise BufferUnavailable(f"{type(reply).__name__}: {reply}") from reply
+                outcomes.append(self._written(shard, reply, accepted))
+                accepted += len(events)
+            except (BufferUnavailable, PipelineFull) as error:
+                outcomes.append(error)
+        return outcomes
+
+    def give_back(self, shard: int, message: bytes) -> None:
+        """See `pipeline.ports.Buffer.give_back`."""
+        with _translated():
+            self._check_topology()
+            self._redis.rpush(self._keys.shards[shard].events, message)
+
+    def _write_call(self, shard: int, events: Sequence[Encoded]) -> tuple[list[str], list[Any]]:
+        names = self._keys.shards[shard]
+        config = self._config
+        keys = [names.events, names.batch, names.state, self._keys.control]
+        args: list[Any] = [
+            self._per_shard,
+            config.flush_threshold,
+            self._templates[shard],
+            _WANTED_AGAIN_MS,
+            round(config.dedupe_window_seconds * 1000),
+            len(events),
+        ]
+        for event in events:
+            if event.dedupe:
+                keys.append(names.seen + event.id)
+            keyed = [change for change in event.changes if change.identity is not None]
+            args += (event.id_json, event.message, int(event.dedupe), len(keyed))
+            for change in keyed:
+                row = f"{change.table}:{change.identity}"
+                keys += (names.overlay + row, names.row + row)
+                args.append(change.json)
+        return keys, args
+
+    def _written(self, shard: int, reply: list[int], accepted: int) -> list[Written]:
+        if reply[0] < 0:
+            raise PipelineFull(shard, -1 - reply[0], self._per_shard, accepted)
+        return [Written(abs(seq), seq < 0) for seq in reply[1:]]
+
+    def _check_topology(self) -> None:
+        if self._topology_checked:
+            return
+        ours = {"shards": str(self._config.shards), "format": FORMAT}
+        pipe = self._redis.pipeline(transaction=True)
+        for field, value in ours.items():
+            pipe.hsetnx(self._keys.topology, field, value)
+        pipe.hmget(self._keys.topology, list(ours))
+        theirs = pipe.execute()[-1]
+        for (field, value), found in zip(ours.items(), theirs, strict=True):
+            if found.decode() != value:
+                raise TopologyMismatch(field, value, found.decode())
+        self._topology_checked = True
+
+    # --- flushing
+
+    def claim(self, shard: int, owner: str) -> Claimed | Empty | Busy | Resting:
+        """See `pipeline.ports.Buffer.claim`."""
+        names = self._keys.shards[shard]
+        config = self._config
+        reply = self._run(
+            "claim",
+            [names.events, names.batch, names.state, names.lease],
+            [owner, round(config.lease_seconds * 1000), config.batch_size, config.batch_bytes, str(uuid.uuid4())],
+        )
+        match reply:
+            case [b"busy"]:
+                return Busy()
+            case [b"empty"]:
+                return Empty()
+            case [b"resting", milliseconds]:
+                return Resting(milliseconds / 1000)
+            case [b"batch", batch_id, seq, claims, failures, queued, *messages]:
+                return Claimed(shard, batch_id.decode(), seq, claims, failures, messages, queued == 0, owner)
+            case _:
+                raise BufferUnavailable(f"unexpected reply of the claim script: {reply!r:.200}")
+
+    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int) -> bool:
+        """See `pipeline.ports.Buffer.acknowledge`."""
+        names = self._keys.shards[batch.shard]
+        ttl_ms = round(self._config.cache_ttl_seconds * 1000)
+        held = len(events)
+        pipe = self._redis.pipeline(transaction=False)
+        script = self._scripts["acknowledge"]
+        for part in _parts(events):
+            keys = [names.batch, names.state]
+            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms]
+            for row, (count, last, dead) in _per_row(part).items():
+                keys += (names.overlay + row, names.row + row)
+                args += (count, last, int(dead))
+            script(keys=keys, args=args, client=pipe)
+            held -= len(part)
+        with _translated():
+            replies: list[int] = pipe.execute()
+        return replies[-1] == 0
+
+    def fail(self, batch: Claimed, error: str, rest_seconds: float) -> None:
+        """See `pipeline.ports.Buffer.fail`."""
+        names = self._keys.shards[batch.shard]
+        self._run("fail", [names.state, names.lease], [batch.id, round(rest_seconds * 1000), error, batch.owner])
+
+    def halve(self, batch: Claimed) -> bool:
+        """See `pipeline.ports.Buffer.halve`."""
+        names = self._keys.shards[batch.shard]
+        kept: int = self._run("halve", [names.events, names.batch, names.state], [batch.id, str(uuid.uuid4())])
+        return kept > 0
+
+    def release(self, shard: int, owner: str) -> None:
+        """See `pipeline.ports.Buffer.release`."""
+        self._run("release", [self._keys.shards[shard].lease], [owner])
+
+    def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        with _translated():
+            self._check_topology()
+            return self._scripts[name](keys=keys, args=args)
+
+    def want(self, shards: Sequence[int]) -> list[int]:
+        """See `pipeline.ports.Buffer.want`."""
+        pipe = self._redis.pipeline(transaction=False)
+        script = self._scripts["want"]
+        for shard in shards:
+            script(keys=[self._keys.shards[shard].state], args=[_WANTED_AGAIN_MS], client=pipe)
+        with _translated():
+            self._check_topology()
+            replies: list[int] = pipe.execute()
+        return [shard for shard, wanted in zip(shards, replies, strict=True) if wanted]
+
+    # --- looking
+
+    def states(self) -> list[ShardState]:
+        """See `pipeline.ports.Buffer.states`."""
+        pipe = self._redis.pipeline(transaction=False)
+        for names in self._keys.shards:
+            pipe.llen(names.events)
+            pipe.llen(names.batch)
+            pipe.lindex(names.batch, -1)
+            pipe.lindex(names.events, -1)
+            pipe.hgetall(names.state)
+            pipe.exists(names.lease)
+        with _translated():
+            self._check_topology()
+            replies = pipe.execute()
+        return [_shard_state(shard, replies[6 * shard : 6 * shard + 6]) for shard in range(self._config.shards)]
+
+    def ping(self) -> None:
+        """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
+        with _translated():
+            self._redis.ping()
+            self._check_topology()
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        self._redis.close()
+
+
+def _parts(events: Sequence[Settled]) -> Iterator[Sequence[Settled]]:
+    """Cut so that no part has more than about `_ROWS_PER_CALL` rows; at least one part, maybe empty."""
+    start = rows = 0
+    for index, event in enumerate(events):
+        rows += len(event.rows)
+        if rows >= _ROWS_PER_CALL:
+            yield events[start : index + 1]
+            start, rows = index + 1, 0
+    if start < len(events) or not events:
+        yield events[start:]
+
+
+def _per_row(events: Sequence[Settled]) -> dict[str, tuple[int, int, bool]]:
+    """Row → (overlay entries to drop, seq of the last of them, whether a dead event touched it)."""
+    rows: dict[str, tuple[int, int, bool]] = {}
+    for event in events:
+        if event.seq is None:
+            continue
+        for table, identity in event.rows:
+            row = f"{table}:{identity}"
+            count, _, dead = rows.get(row, (0, 0, False))
+            rows[row] = (count + 1, event.seq, dead or event.dead)
+    return rows
+
+
+def _shard_state(shard: int, reply: list[Any]) -> ShardState:
+    queued, frozen, oldest_frozen, oldest_queued, fields, leased = reply
+    state = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+
+    def number(name: str) -> int:
+        return int(state.get(name, 0))
+
+    oldest = oldest_frozen or oldest_queued
+    return ShardState(
+        shard=shard,
+        queued=queued,
+        frozen=frozen,
+        oldest_ms=accepted_ms(oldest) if oldest else None,
+        batch_id=state.get("batch_id"),
+        claims=number("claims"),
+        failures=number("failures"),
+        error=state.get("error"),
+        due_ms=number("due") or None,
+        accepted=number("accepted"),
+        committed_batches=number("seq"),
+        leased=bool(leased),
+    )

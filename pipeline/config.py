@@ -1,0 +1,135 @@
+"""The configuration of a pipeline: one frozen value, checked when it is made.
+
+`Config` names the settings; `Config.from_mapping` reads them from environment-like text (``PIPELINE_REDIS_URL`` …) or
+from a framework's settings. Every number carries its unit in its name, except where the environment variable's name is
+part of the public contract (``PIPELINE_FLUSH_INTERVAL`` is in seconds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Self
+
+import msgspec
+
+from pipeline.core.retry import RetryPolicy
+from pipeline.errors import InvalidSetting
+
+__all__ = ["Config"]
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+
+PREFIX: Final = "PIPELINE_"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a pipeline; the environment variable of each is its ``PIPELINE_…`` name in brackets.
+
+    Attributes:
+        redis_url: where the buffer lives [REDIS_URL].
+        database_url: libpq connection string of PostgreSQL ≥ 15 [DATABASE_URL].
+        broker_url: Celery's broker for ingress and flush tasks [BROKER_URL]; default: ``redis_url``.
+        namespace: prefix of Redis keys, queues and task names [NAMESPACE].
+        shards: number of ordered lanes; fixed once the pipeline has been used [SHARDS].
+        flush_interval_seconds: period of the flush task [FLUSH_INTERVAL].
+        flush_threshold: queue length at which a write asks for a flush at once, 0 for never [FLUSH_THRESHOLD];
+            default: ``batch_size``.
+        flush_slice_seconds: how long one flush task works on a shard before it gives way [FLUSH_SLICE].
+        batch_size: most events in one transaction [BATCH_SIZE].
+        batch_bytes: most bytes of messages in one transaction [BATCH_BYTES].
+        max_pending: most pending events of the pipeline; each shard may hold its equal share [MAX_PENDING].
+        max_event_bytes: most bytes of one event's message [MAX_EVENT_BYTES].
+        cache_ttl_seconds: how long a clean cached row lives [CACHE_TTL].
+        dedupe_window_seconds: how long an ``event_id`` is remembered [DEDUPE_WINDOW].
+        lease_seconds: how long a flusher may work on one batch before another one may look at its shard [LEASE].
+        redis_timeout_seconds: for every Redis command [REDIS_TIMEOUT].
+        statement_timeout_seconds: for every statement of a flush [STATEMENT_TIMEOUT].
+        ledger_retention_seconds: how long PostgreSQL remembers the ids of applied events [LEDGER_RETENTION]. A Redis
+            that comes back with a state older than this could apply events again.
+        retry_base_seconds, retry_cap_seconds, retry_attempts: see `pipeline.core.retry.RetryPolicy` [RETRY_BASE, …].
+        tables: tables that may be written, comma-separated; empty: every table that the database role may write
+        [TABLES].
+    """
+
+    redis_url: Annotated[str, msgspec.Meta(pattern=r"^(rediss?|unix)://")] = "redis://127.0.0.1:6379/0"
+    database_url: str = "postgresql://127.0.0.1:5432/postgres"
+    broker_url: str = ""
+    namespace: _Name = "pipeline"
+    shards: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
+    flush_interval_seconds: _Seconds = 1.0
+    flush_threshold: Annotated[int, msgspec.Meta(ge=-1)] = -1
+    flush_slice_seconds: _Seconds = 5.0
+    batch_size: _Positive = 5000
+    batch_bytes: _Positive = 32 * 1024 * 1024
+    max_pending: _Positive = 1_000_000
+    max_event_bytes: _Positive = 262_144
+    cache_ttl_seconds: _Seconds = 3600.0
+    dedupe_window_seconds: _Seconds = 86_400.0
+    lease_seconds: _Seconds = 10.0
+    redis_timeout_seconds: _Seconds = 10.0
+    statement_timeout_seconds: _Seconds = 30.0
+    ledger_retention_seconds: _Seconds = 7 * 86_400.0
+    retry_base_seconds: _Seconds = 0.2
+    retry_cap_seconds: _Seconds = 30.0
+    retry_attempts: _Positive = 5
+    tables: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.broker_url:
+            msgspec.structs.force_setattr(self, "broker_url", self.redis_url)
+        if self.flush_threshold < 0:
+            msgspec.structs.force_setattr(self, "flush_threshold", self.batch_size)
+        if self.max_pending < self.shards:
+            raise ValueError(f"max_pending ({self.max_pending}) must be at least the number of shards ({self.shards})")
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """The retry policy of the flush."""
+        return RetryPolicy(self.retry_base_seconds, self.retry_cap_seconds, self.retry_attempts)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], prefix: str = PREFIX) -> Self:
+        """Read the settings out of ``values``; texts are converted, unknown names with the prefix are refused.
+
+        Raises:
+            InvalidSetting: names the variable and the problem.
+        """
+        fields: dict[str, Any] = {}
+        for name, value in values.items():
+            if name.startswith(prefix) and value != "":
+                field = _field_of(name.removeprefix(prefix))
+                if field is None:
+                    if name.startswith(prefix + _NOT_OURS):
+                        continue
+                    raise InvalidSetting(name, f"there is no such setting; settings are {', '.join(_names(prefix))}")
+                fields[field] = (
+                    tuple(filter(None, value.split(","))) if field == "tables" and isinstance(value, str) else value
+                )
+        try:
+            return msgspec.convert(fields, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise _invalid(error, fields, prefix) from error
+
+
+_UNIT: Final = "_seconds"
+_NOT_OURS: Final = "EMBEDDED_"
+
+
+def _field_of(variable: str) -> str | None:
+    name = variable.lower()
+    return next((field for field in (name, name + _UNIT) if field in Config.__struct_fields__), None)
+
+
+def _names(prefix: str) -> list[str]:
+    return [prefix + field.removesuffix(_UNIT).upper() for field in Config.__struct_fields__]
+
+
+def _invalid(error: msgspec.ValidationError, fields: Mapping[str, Any], prefix: str) -> InvalidSetting:
+    problem, _, path = str(error).partition(" - at `$.")
+    field = path.rstrip("`")
+    if field not in fields:
+        return InvalidSetting(prefix + "*", problem)
+    shown = "" if field.endswith("_url") else f", not {fields[field]!r}"  # a URL may carry a password
+    return InvalidSetting(prefix + field.removesuffix(_UNIT).upper(), problem + shown)

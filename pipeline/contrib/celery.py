@@ -1,0 +1,128 @@
+"""The tasks of a pipeline, for any Celery app.
+
+.. code-block:: python
+
+    app = Celery("shop", broker="redis://…")
+    register(app, Pipeline.from_env())
+
+adds ``pipeline.apply_event`` (queue ``pipeline``), ``pipeline.flush``, ``pipeline.flush_shard`` and
+``pipeline.prune_ledger`` (queue ``pipeline.control``), routes them, and puts the periodic ones into the beat schedule.
+A worker for them takes both
+queues: ``celery -A shop worker -Q pipeline,pipeline.control``.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+import msgspec
+from celery import Celery, Task
+from celery.signals import worker_process_shutdown, worker_shutdown
+from kombu.utils.json import dumps, register_type
+
+from pipeline.core.values import timedelta_us
+from pipeline.errors import BufferUnavailable, PipelineFull
+from pipeline.wiring import Pipeline
+
+__all__ = ["register"]
+
+_PRUNE_SECONDS: Final = 3600.0
+_MAX_COUNTDOWN: Final = 60
+
+
+def register(app: Celery, pipeline: Pipeline) -> None:
+    """Add the pipeline's tasks to ``app``. Connections are opened by the worker processes, at first use."""
+    register_type(timedelta, "timedelta", timedelta_us, lambda us: timedelta(microseconds=us))
+    namespace = pipeline.config.namespace
+    control = f"{namespace}.control"
+    _register_ingress(app, pipeline)
+    _register_flush(app, pipeline)
+    app.conf.task_routes = {
+        **(app.conf.task_routes or {}),
+        f"{namespace}.apply_event": {"queue": namespace},
+        f"{namespace}.*": {"queue": control},
+    }
+    interval = pipeline.config.flush_interval_seconds
+    app.conf.beat_schedule = {
+        **(app.conf.beat_schedule or {}),
+        # an expired tick is dropped: when workers are busy, ticks must not pile up
+        f"{namespace}.flush": {
+            "task": f"{namespace}.flush",
+            "schedule": interval,
+            "options": {"expires": max(interval, 1.0), "queue": control},
+        },
+        f"{namespace}.prune_ledger": {
+            "task": f"{namespace}.prune_ledger",
+            "schedule": _PRUNE_SECONDS,
+            "options": {"expires": _PRUNE_SECONDS, "queue": control},
+        },
+    }
+
+    def close(**_: Any) -> None:
+        pipeline.close()
+
+    worker_process_shutdown.connect(close, weak=False)
+    worker_shutdown.connect(close, weak=False)
+
+
+def _register_ingress(app: Celery, pipeline: Pipeline) -> None:
+    namespace = pipeline.config.namespace
+
+    @app.task(
+        name=f"{namespace}.apply_event",
+        base=_KeywordOnly,
+        bind=True,
+        acks_late=True,  # acknowledged when the event is in its shard; its id makes a second run harmless
+        reject_on_worker_lost=True,
+        ignore_result=True,
+        max_retries=None,
+    )
+    def apply_event(self: Task[Any, Any], *positional: Any, **arguments: Any) -> None:
+        """Accept an event from any Celery client: keyword arguments of one change, or ``changes=[…]``."""
+        request = self.request
+        queue = (request.delivery_info or {}).get("routing_key") or ""
+        try:
+            pipeline.ingress.accept(
+                str(request.id),
+                None if positional else arguments,
+                lambda: dumps([positional, arguments, {}]),
+                queue,
+                request.get("pipeline"),
+            )
+        except (BufferUnavailable, PipelineFull) as error:
+            raise self.retry(exc=error, countdown=min(_MAX_COUNTDOWN, 2**request.retries)) from error
+
+
+class _KeywordOnly(Task):  # type: ignore[type-arg]
+    """Refuses positional arguments where the mistake is made; a worker must take what another client sent."""
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+        if args:
+            raise TypeError(f"{self.name} takes keyword arguments only: table=…, key=…, set=…, or changes=[…]")
+        return super().apply_async(args, kwargs, *rest, **options)
+
+
+def _register_flush(app: Celery, pipeline: Pipeline) -> None:
+    namespace = pipeline.config.namespace
+
+    @app.task(name=f"{namespace}.flush_shard", ignore_result=True)
+    def flush_shard(shard: int) -> dict[str, Any]:
+        """Write the pending events of one shard to PostgreSQL."""
+        report: dict[str, Any] = msgspec.to_builtins(pipeline.flush_shard(shard))
+        return report
+
+    @app.task(name=f"{namespace}.flush", ignore_result=True)
+    def flush() -> list[int]:
+        """Flush every shard that has something to do: the others by a task each, the last one here."""
+        shards = pipeline.shards_to_flush()
+        for shard in shards[:-1]:
+            flush_shard.delay(shard)
+        if shards:
+            pipeline.flush_shard(shards[-1])
+        return shards
+
+    @app.task(name=f"{namespace}.prune_ledger", ignore_result=True)
+    def prune_ledger() -> int:
+        """Forget applied batches that are older than the ledger's retention."""
+        return pipeline.ledger.prune()

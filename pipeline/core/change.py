@@ -1,0 +1,302 @@
+"""A change: one operation on one row of one table. An event: changes that are applied or dead-lettered together.
+
+`Change` is also the wire form: its JSON is the keyword arguments of the task ``pipeline.apply_event``.
+
+The laws of a change, which the fold, the SQL and the cache script all keep:
+
+* A write (``set``, ``add``, ``max``, ``min``) on a missing row behaves as on a row of the columns' defaults.
+* ``add``, ``max`` and ``min`` on NULL give the operand: an ``add`` counts NULL as 0, a ``max`` of NULL and x is x.
+* ``delete`` of a missing row does nothing. A write after a delete makes a new row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Final
+from uuid import UUID
+from zlib import crc32
+
+import msgspec
+
+from pipeline.core.values import Columns, from_wire, identity, to_wire
+from pipeline.errors import InvalidEvent
+
+__all__ = [
+    "Change",
+    "Event",
+    "canonical_table",
+    "changes_of",
+    "check_event_id",
+    "event_id",
+    "seal",
+    "shard_of",
+    "unseal",
+]
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One operation on one row.
+
+    Exactly one of three forms:
+
+    * a write: ``key`` and any of ``set`` (column → value), ``add`` (column → increment), ``max`` and ``min``
+      (column → value). With none of them the row is created if it is missing.
+    * a delete: ``key`` and ``delete=True``.
+    * an insert: ``insert`` (column → value) and no key; the row is appended.
+
+    ``table`` is spelled as in SQL: ``page_views``, ``shop.orders``, ``"Order"``. Column names are exact and never
+    quoted.
+    """
+
+    table: str
+    key: dict[str, Any] = {}
+    set: dict[str, Any] = {}
+    add: dict[str, Any] = {}
+    max: dict[str, Any] = {}
+    min: dict[str, Any] = {}
+    delete: bool = False
+    insert: dict[str, Any] | None = None
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Changes that are applied together or dead-lettered together.
+
+    ``seq`` and ``accepted_ms`` (Unix time in milliseconds) are what Redis assigned when it accepted the event; they are
+    ``None`` for a message that a Celery client put into a shard queue itself. ``raw`` is the message as it was.
+    """
+
+    id: str
+    changes: tuple[Change, ...]
+    raw: bytes = b""
+    seq: int | None = None
+    accepted_ms: int | None = None
+    shard_by: str | None = None
+
+
+def changes_of(arguments: Mapping[str, Any]) -> list[Change]:
+    """The changes in the keyword arguments of the task ``apply_event``; their values are not checked yet.
+
+    Raises:
+        InvalidEvent: unknown, missing or mixed arguments.
+    """
+    if "changes" not in arguments:
+        return [_change_of(arguments)]
+    if len(arguments) > 1:
+        raise InvalidEvent("changes=[…] cannot be mixed with the arguments of a single change")
+    changes = arguments["changes"]
+    if not isinstance(changes, list | tuple) or not all(isinstance(change, Mapping) for change in changes):
+        raise InvalidEvent("changes must be a list of dicts")
+    return [_change_of(change) for change in changes]
+
+
+def _change_of(arguments: Mapping[str, Any]) -> Change:
+    given = {name: value for name, value in arguments.items() if value is not None}
+    if unknown := given.keys() - frozenset(Change.__struct_fields__):
+        raise InvalidEvent(f"apply_event takes no argument {min(unknown)!r:.80}")
+    if not isinstance(given.get("delete", False), bool):
+        raise InvalidEvent("delete must be true or false")
+    if "table" not in given:
+        raise InvalidEvent("a table is needed")
+    return Change(**given)
+
+
+_PART: Final = r'(?:[^\W\dA-Z][\w$]*|"(?:[^"\x00]|"")+")'
+_TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
+_NEEDLESS_QUOTES: Final = re.compile(r'"([a-z_][a-z0-9_$]*)"')
+MAX_IDENTITY: Final = 4096
+"""Characters of a key's identity: Redis keys carry it, and a B-tree entry holds at most about 2,700 bytes anyway."""
+
+
+@lru_cache(maxsize=4096)
+def canonical_table(table: str) -> str:
+    """``table`` with needless quotes removed, so that one table has one spelling.
+
+    Raises:
+        InvalidEvent: not a name as SQL spells it, or capitals without quotes, which SQL would fold to lower case.
+    """
+    if not _TABLE.fullmatch(table):
+        raise InvalidEvent(
+            'not a table name; spell it as in SQL: page_views, shop.orders, "Order" (capitals and spaces need quotes)',
+            table=table[:200],
+        )
+    name = _NEEDLESS_QUOTES.sub(r"\1", table)
+    if name != name.lower() and any(part != part.lower() for part in re.sub(r'"(?:[^"]|"")+"', "", name).split(".")):
+        raise InvalidEvent('SQL folds capitals outside of quotes; spell the table as "Order" or in lower case', table)
+    return name
+
+
+def seal(change: Change) -> tuple[dict[str, Any], str | None]:
+    """Check ``change`` and return its wire form and the identity of its key (``None`` for an insert).
+
+    Raises:
+        InvalidEvent: names the table, the column and the problem.
+    """
+    table = change.table
+    try:
+        if not isinstance(table, str):
+            raise InvalidEvent(f"the table must be text, not {type(table).__qualname__}")
+        table = canonical_table(table)
+        wire: dict[str, Any] = {"table": table}
+        if change.insert is not None:
+            _refuse_mixed_insert(change)
+            wire["insert"] = _seal_columns(change.insert)
+            return wire, None
+        if not change.key:
+            raise InvalidEvent("a key is needed: {column: value} of the primary key or of a unique index")
+        name = identity(change.key)
+        if len(name) > MAX_IDENTITY:
+            raise InvalidEvent(f"the key is {len(name)} characters long, more than {MAX_IDENTITY}")
+        wire["key"] = _seal_columns(change.key)
+        if change.delete:
+            if change.set or change.add or change.max or change.min:
+                raise InvalidEvent("a delete cannot also set, add, max or min")
+            wire["delete"] = True
+            return wire, name
+        for verb in ("set", "add", "max", "min"):
+            if columns := getattr(change, verb):
+                wire[verb] = _seal_columns(columns)
+        _check_operands(change)
+    except InvalidEvent as error:
+        raise type(error)(error.problem, error.table or str(table)[:200], error.column) from None
+    return wire, name
+
+
+def _seal_columns(columns: Columns) -> dict[str, Any]:
+    if not isinstance(columns, Mapping):
+        raise InvalidEvent(f"columns come as a dict of column → value, not as {type(columns).__qualname__}")
+    wire: dict[str, Any] = {}
+    for name, value in columns.items():
+        _check_name(name)
+        try:
+            wire[name] = to_wire(value)
+        except InvalidEvent as error:
+            raise InvalidEvent(error.problem, column=name) from None
+    return wire
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name or "\x00" in name:
+        raise InvalidEvent(f"a column name must be text, not {name!r}")
+
+
+def _refuse_mixed_insert(change: Change) -> None:
+    if change.key or change.set or change.add or change.max or change.min or change.delete:
+        raise InvalidEvent(
+            "an insert is append-only: it takes its columns alone, without key, set, add, max, min, delete"
+        )
+
+
+_SUMMABLE: Final = (int, float, Decimal, timedelta)
+
+
+def _check_operands(change: Change) -> None:
+    parts = [change.key, change.set, change.add, change.max, change.min]
+    filled = [part for part in parts if part]
+    if len(filled) > 1 and len(frozenset().union(*filled)) != sum(map(len, filled)):
+        named = [name for part in filled for name in part]
+        twice = next(name for name in named if named.count(name) > 1)
+        raise InvalidEvent("the column appears twice in one change (in key, set, add, max, min)", column=twice)
+    for name, value in change.add.items():
+        if not isinstance(value, _SUMMABLE) or isinstance(value, bool):
+            raise InvalidEvent(f"an increment must be a number or a timedelta, not {_kind(value)}", column=name)
+    for part in (change.max, change.min):
+        for name, value in part.items():
+            if value is None or isinstance(value, dict | list | tuple):
+                raise InvalidEvent(f"max and min take a single value, not {_kind(value)}", column=name)
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__qualname__}"
+
+
+def unseal(change: Change) -> tuple[Change, str | None]:
+    """Decode the tagged values of a change that arrived as JSON, check it, and identify its key.
+
+    Raises:
+        InvalidEvent: as `seal`.
+    """
+    decoded = Change(
+        table=canonical_table(change.table),
+        key=_unseal_columns(change.key),
+        set=_unseal_columns(change.set),
+        add=_unseal_columns(change.add),
+        max=_unseal_columns(change.max),
+        min=_unseal_columns(change.min),
+        delete=change.delete,
+        insert=None if change.insert is None else _unseal_columns(change.insert),
+    )
+    try:
+        if decoded.insert is not None:
+            _refuse_mixed_insert(decoded)
+            return decoded, None
+        if not decoded.key:
+            raise InvalidEvent("a key is needed")
+        if decoded.delete and (decoded.set or decoded.add or decoded.max or decoded.min):
+            raise InvalidEvent("a delete cannot also set, add, max or min")
+        _check_operands(decoded)
+        return decoded, identity(decoded.key)
+    except InvalidEvent as error:
+        raise InvalidEvent(error.problem, error.table or decoded.table, error.column) from None
+
+
+_PLAIN: Final = frozenset({int, float, bool, type(None)})
+
+
+def _unseal_columns(columns: dict[str, Any]) -> dict[str, Any]:
+    for name, value in columns.items():
+        if not name or "\x00" in name:
+            _check_name(name)
+        if type(value) not in _PLAIN:
+            columns[name] = from_wire(value)
+    return columns
+
+
+# --- ids and lanes ----------------------------------------------------------------------------------------------------
+
+
+def shard_of(changes: Iterable[tuple[str, str | None]], shard_by: str | None, event: str, shards: int) -> int:
+    """The lane of an event: by ``shard_by`` if given, else by its row keys, else (only inserts) by its id.
+
+    ``changes`` are (canonical table, identity) pairs. The hash is CRC-32: it is fast in C, the same on every machine,
+    and spreads well enough over a few lanes.
+
+    Raises:
+        InvalidEvent: the keys belong to different lanes and no ``shard_by`` says where the event goes.
+    """
+    if shard_by is not None:
+        return crc32(shard_by.encode()) % shards
+    lanes = {crc32(f"{table}\x00{name}".encode()) % shards for table, name in changes if name is not None}
+    if len(lanes) > 1:
+        raise InvalidEvent(
+            "the rows of this group live in different shards; give shard_by= (e.g. 'order:42'), and give the same "
+            "shard_by in every other write of these rows, so that their order is kept"
+        )
+    return lanes.pop() if lanes else crc32(event.encode()) % shards
+
+
+MAX_EVENT_ID: Final = 200
+
+
+def check_event_id(event: object) -> str:
+    """``event`` if it can be an event id: 1 to 200 printable characters. A ``UUID`` becomes its text.
+
+    Raises:
+        InvalidEvent: otherwise.
+    """
+    if isinstance(event, UUID):
+        return str(event)
+    if not isinstance(event, str) or not 0 < len(event) <= MAX_EVENT_ID or not event.isprintable():
+        raise InvalidEvent(f"an event id must be 1 to {MAX_EVENT_ID} printable characters, not {event!r:.80}")
+    return event
+
+
+def event_id(unix_ms: int, randomness: int) -> str:
+    """A UUIDv7 (RFC 9562 §5.7): 48 bits of Unix time in milliseconds, then 74 random bits taken from ``randomness``."""
+    high = (unix_ms & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | randomness >> 62 & 0x0FFF
+    low = 0x8000_0000_0000_0000 | randomness & 0x3FFF_FFFF_FFFF_FFFF
+    text = f"{high:016x}{low:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -1,0 +1,168 @@
+"""Events ↔ messages in Celery's wire format (protocol 2 in kombu's Redis envelope).
+
+A message that this module writes is what ``apply_event.delay(…)`` would have published, made without Celery and a third
+smaller: only the headers that a stock worker needs, and a body that is plain JSON instead of base64. What it reads is
+anything: `decode` never raises, a malformed message is a value (`Malformed`) that becomes a dead letter.
+
+One header is ours: ``"pipeline": [seq, ms]``, the sequence number and the time at which Redis accepted the event in its
+shard. The write script knows them and completes the message, so `encode` leaves the end open (see `OPEN_END`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.core.change import Change, Event, check_event_id, unseal
+from pipeline.errors import InvalidEvent
+
+__all__ = ["OPEN_END", "Envelope", "Malformed", "accepted_ms", "decode", "flush_message", "kwargs_json"]
+
+OPEN_END: Final = b"}}"
+"""What the write script puts after ``[seq,ms]`` to complete a message."""
+
+_to_json: Final = msgspec.json.Encoder().encode
+
+
+class Envelope:
+    """Encodes events for the queues of one shard. Immutable; make one per shard and keep it."""
+
+    __slots__ = ("_head", "_middle")
+
+    def __init__(self, task: str, queue: str) -> None:
+        self._head = (
+            b'{"content-type":"application/json","content-encoding":"utf-8","properties":{"delivery_info":'
+            b'{"exchange":"","routing_key":' + _to_json(queue) + b'},"delivery_tag":'
+        )
+        self._middle = b',"headers":{"lang":"py","task":' + _to_json(task) + b',"id":'
+
+    def encode(self, event: bytes, kwargs: bytes) -> bytes:
+        """The message, open at its end. ``event`` (the id) and ``kwargs`` are JSON texts already."""
+        return self.wrap(event, (b"[[]," + kwargs + b",{}]").decode())
+
+    def wrap(self, event: bytes, body: str) -> bytes:
+        """The message with this body, open at its end."""
+        return b"".join((self._head, event, b'},"body":', _to_json(body), self._middle, event, b',"pipeline":'))
+
+
+def kwargs_json(changes: list[dict[str, Any]], shard_by: str | None = None) -> bytes:
+    """The keyword arguments of ``apply_event`` for wire changes: one inline, several under ``changes``."""
+    kwargs = changes[0] if len(changes) == 1 else {"changes": changes}
+    return _to_json(kwargs if shard_by is None else {**kwargs, "shard_by": shard_by})
+
+
+def flush_message(task: str, queue: str, shard: int, placeholder: str) -> bytes:
+    """A ready message for the task ``flush_shard``, in which ``placeholder`` stands for its unique id."""
+    body = _to_json([[], {"shard": shard}, {}]).decode()
+    return _to_json(
+        {
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "properties": {
+                "delivery_info": {"exchange": "", "routing_key": queue},
+                "delivery_tag": placeholder,
+            },
+            "headers": {"lang": "py", "task": task, "id": placeholder},
+            "body": body,
+        }
+    )
+
+
+class Malformed(msgspec.Struct, frozen=True):
+    """A message that is no event: why, and the bytes as they were."""
+
+    reason: str
+    raw: bytes
+    id: str | None = None
+    seq: int | None = None
+    accepted_ms: int | None = None
+
+
+class _Headers(msgspec.Struct, frozen=True):
+    id: str
+    task: str = ""
+    pipeline: tuple[int, int] | None = None
+
+
+class _Properties(msgspec.Struct, frozen=True):
+    body_encoding: str | None = None
+
+
+class _Message(msgspec.Struct, frozen=True, rename="kebab"):
+    body: str
+    headers: _Headers
+    properties: _Properties = _Properties()
+    content_type: str | None = None
+
+
+class _Kwargs(Change, frozen=True, forbid_unknown_fields=True):
+    table: str = ""
+    changes: list[Change] | None = None
+    shard_by: str | None = None
+
+
+_decode_message: Final = msgspec.json.Decoder(_Message).decode
+_decode_body: Final = msgspec.json.Decoder(tuple[list[Any], _Kwargs, Any]).decode
+
+
+def accepted_ms(raw: bytes) -> int | None:
+    """When Redis accepted the message (Unix milliseconds), or ``None`` if it does not say."""
+    try:
+        headers = _decode_message(raw).headers
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return headers.pipeline[1] if headers.pipeline else None
+
+
+def decode(raw: bytes, task: str) -> Event | Malformed:
+    """The event in a message of the task named ``task``; every failure is a `Malformed`, never an exception."""
+    headers: _Headers | None = None
+    try:
+        message = _decode_message(raw)
+        headers = message.headers
+        if headers.task != task:
+            raise InvalidEvent(f"a message of the task {headers.task!r:.200}, not {task!r}")
+        if message.content_type != "application/json":
+            raise InvalidEvent(f"a message of content type {message.content_type!r:.200}, not application/json")
+        return _event(headers, _body(message), raw)
+    except RecursionError:
+        return _malformed(headers, "nested too deeply", raw)
+    except (msgspec.DecodeError, UnicodeError, binascii.Error) as error:
+        return _malformed(headers, f"not a Celery message: {error}", raw)
+    except InvalidEvent as error:
+        return _malformed(headers, str(error), raw)
+
+
+def _malformed(headers: _Headers | None, reason: str, raw: bytes) -> Malformed:
+    if headers is None:
+        return Malformed(reason, raw)
+    seq, accepted_ms = headers.pipeline or (None, None)
+    return Malformed(reason, raw, headers.id, seq, accepted_ms)
+
+
+def _body(message: _Message) -> bytes | str:
+    encoding = message.properties.body_encoding
+    if encoding == "base64":
+        return base64.b64decode(message.body, validate=True)
+    if encoding in {None, "utf-8"}:
+        return message.body
+    raise InvalidEvent(f"a body encoded as {encoding!r:.200}, not base64 or utf-8")
+
+
+def _event(headers: _Headers, body: bytes | str, raw: bytes) -> Event:
+    args, kwargs, _embed = _decode_body(body)
+    if args:
+        raise InvalidEvent("apply_event takes keyword arguments only")
+    if kwargs.changes is None:
+        changes: tuple[Change, ...] = (unseal(kwargs)[0],)
+    elif kwargs != _Kwargs(changes=kwargs.changes, shard_by=kwargs.shard_by):
+        raise InvalidEvent("changes=[…] cannot be mixed with the arguments of a single change")
+    elif not kwargs.changes:
+        raise InvalidEvent("changes=[] holds no change")
+    else:
+        changes = tuple(unseal(change)[0] for change in kwargs.changes)
+    seq, accepted_ms = headers.pipeline or (None, None)
+    return Event(check_event_id(headers.id), changes, raw, seq, accepted_ms, kwargs.shard_by)

@@ -1,0 +1,248 @@
+"""Fold a sequence of changes into at most one row operation per row, order kept, without changing the result.
+
+A row operation is what one statement does to one row. Two operations on one row compose (`then`) when the composed one
+provably gives what PostgreSQL would give for the two, one after the other. Where that cannot be known here (text is
+ordered by a collation, ``numeric(10,2)`` rounds at every step, a time stamp sent as text …) they do not compose: the
+second waits for the next **wave**, and PostgreSQL decides. Waves are applied one after the other, so a fold is exact
+whatever the values are, and in practice almost every batch is one wave.
+
+One exception keeps hot keys cheap: many ``max`` (or ``min``) operands that Python cannot compare are carried together,
+and PostgreSQL picks the greatest in one step (``Step("max", …, candidates=True)``).
+
+Laws (`tests/unit/test_fold.py` states them as properties):
+
+* applying the waves in order = applying the changes in order;
+* ``then`` is associative where it is defined;
+* no row has two operations in one wave; every key of the input is in the output.
+
+Two things are different from applying one by one, on purpose, and only for changes that could not be applied:
+a value that a later change of the same batch overwrites is never looked at, so it cannot become a dead letter; and an
+integer that would overflow only in between does not.
+
+Source of the idea: log compaction and the conflation of market-data feeds; the algebra is that of a monoid action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timedelta
+from decimal import Context, Decimal, Inexact, Rounded
+from typing import Any, Final, NamedTuple
+
+from pipeline.core.change import Change
+from pipeline.core.table import Column, Kind, Table
+from pipeline.core.values import Columns, identity
+
+__all__ = ["Delete", "Insert", "Operation", "Step", "Upsert", "Wave", "fold", "operation", "then"]
+
+
+class Step(NamedTuple):
+    """What happens to one column: ``verb`` is set, add, max or min.
+
+    With ``candidates`` the operand is a tuple of values of which PostgreSQL picks the greatest (max) or the least (min).
+    """
+
+    verb: str
+    operand: Any
+    candidates: bool = False
+
+
+class Upsert(NamedTuple):
+    """Update the row with this key, or insert it. Columns without a step keep their value, or take their default."""
+
+    key: Columns
+    steps: Mapping[str, Step]
+
+
+class Delete(NamedTuple):
+    """Delete the row with this key, if there is one."""
+
+    key: Columns
+
+
+class Insert(NamedTuple):
+    """Append a row."""
+
+    values: Columns
+
+
+Operation = Upsert | Delete
+"""An operation on an addressed row."""
+
+
+class Wave:
+    """Row operations of which no two concern the same row, so they may be applied in any order.
+
+    ``rows[oid][identity]`` is an `Operation`; ``inserts[oid]`` are rows to append, in order.
+    """
+
+    __slots__ = ("inserts", "rows")
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, Operation]] = {}
+        self.inserts: dict[int, list[Insert]] = {}
+
+
+def operation(change: Change) -> Operation | Insert:
+    """The row operation of a single change."""
+    if change.insert is not None:
+        return Insert(change.insert)
+    if change.delete:
+        return Delete(change.key)
+    steps: dict[str, Step] = {name: Step("set", value) for name, value in change.set.items()}
+    for verb, columns in (("add", change.add), ("max", change.max), ("min", change.min)):
+        if columns:
+            for name, value in columns.items():
+                steps[name] = Step(verb, value)
+    return Upsert(change.key, steps)
+
+
+def fold(changes: Iterable[tuple[Table, Change]]) -> list[Wave]:
+    """The waves of row operations that have the effect of ``changes``, applied in order.
+
+    The table of a change is resolved by the caller, so that two spellings of one table are one table.
+    """
+    programs: dict[tuple[int, str], list[Operation]] = {}
+    inserts: dict[int, list[Insert]] = {}
+    for table, change in changes:
+        step = operation(change)
+        if isinstance(step, Insert):
+            inserts.setdefault(table.oid, []).append(step)
+            continue
+        program = programs.setdefault((table.oid, identity(change.key)), [])
+        if isinstance(step, Delete):
+            program[:] = [step]  # nothing that came before can be seen any more
+        elif not program:
+            program.append(step)
+        elif (composed := then(program[-1], step, table.columns)) is not None:
+            program[-1] = composed
+        else:
+            program.append(step)
+    waves = [Wave() for _ in range(max((len(program) for program in programs.values()), default=1 if inserts else 0))]
+    for (oid, name), program in programs.items():
+        for wave, step in zip(waves, program, strict=False):
+            wave.rows.setdefault(oid, {})[name] = step
+    if inserts:
+        waves[0].inserts = inserts
+    return waves
+
+
+def then(first: Operation, second: Operation, columns: Mapping[str, Column]) -> Operation | None:
+    """The one operation that does what ``first`` and then ``second`` do to a row, or ``None`` if there is none."""
+    if isinstance(second, Delete):
+        return second
+    if isinstance(first, Delete):
+        return None  # delete and insert anew: two statements
+    steps = dict(first.steps)
+    for name, step in second.steps.items():
+        before = steps.get(name)
+        if before is None or step.verb == "set":
+            steps[name] = step
+            continue
+        column = columns.get(name)
+        composed = None if column is None else _compose(before, step, column)
+        if composed is None:
+            return None
+        steps[name] = composed
+    return Upsert(first.key, steps)
+
+
+def _compose(first: Step, second: Step, column: Column) -> Step | None:
+    """``second`` is add, max or min."""
+    if first.verb not in {"set", second.verb} or first.operand is None:
+        return None
+    if second.verb == "add":
+        total = _sum(first.operand, second.operand, column)
+        return None if total is None else Step(first.verb, total)
+    if not first.candidates and not second.candidates and _comparable(first.operand, second.operand, column):
+        pick = max if second.verb == "max" else min
+        return Step(first.verb, pick(first.operand, second.operand))
+    if first.verb == "set":
+        return None
+    operands = {**dict.fromkeys(_candidates(first)), **dict.fromkeys(_candidates(second))}  # a set that keeps order
+    return Step(first.verb, tuple(operands), candidates=True) if len(operands) > 1 else first
+
+
+def _candidates(step: Step) -> tuple[Any, ...]:
+    return step.operand if step.candidates else (step.operand,)
+
+
+# --- what Python can know about values of a column
+# ----------------------------------------------------------------------
+
+_EXACT: Final = Context(prec=1000, traps=[Inexact, Rounded])
+_FLOAT_EXACT_INT: Final = 2**53
+_DAY: Final = timedelta(days=1)
+
+
+def _sum(x: Any, y: Any, column: Column) -> Any:  # noqa: PLR0911 (one return per family of types reads best)
+    """``x + y`` as the column would compute it, or ``None`` if that cannot be known here."""
+    match column.kind:
+        case Kind.INTEGER:
+            if type(x) is not int or type(y) is not int:
+                return None
+            fits = column.low <= x <= column.high and column.low <= y <= column.high
+            return x + y if fits and column.low <= x + y <= column.high else None
+        case Kind.DECIMAL:
+            a, b = _as_decimal(x), _as_decimal(y)
+            if a is None or b is None or not (_within_scale(a, column.scale) and _within_scale(b, column.scale)):
+                return None
+            try:
+                return _EXACT.add(a, b)
+            except (Inexact, Rounded):
+                return None
+        case Kind.FLOAT:
+            # addition of floats is not associative anywhere; the sum is as good as PostgreSQL's own, to the last bit
+            # or so
+            left, right = _as_float(x), _as_float(y)
+            return None if left is None or right is None else left + right
+        case Kind.INTERVAL:
+            if type(x) is not timedelta or type(y) is not timedelta:
+                return None
+            total = x + y
+            # PostgreSQL adds days and microseconds apart; so does timedelta, as long as nothing is carried over
+            return total if total.days == x.days + y.days else None
+        case _:
+            return None
+
+
+def _as_decimal(value: Any) -> Decimal | None:
+    if type(value) is Decimal:
+        return value
+    if type(value) is int:
+        return Decimal(value)
+    return Decimal(repr(value)) if type(value) is float else None
+
+
+def _within_scale(value: Decimal, scale: int | None) -> bool:
+    if scale is None:
+        return True
+    exponent = value.as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -scale and scale >= 0
+
+
+def _as_float(value: Any) -> float | None:
+    if type(value) is float:
+        return value
+    if type(value) is int and abs(value) <= _FLOAT_EXACT_INT:
+        return float(value)
+    return float(value) if type(value) is Decimal and abs(value.adjusted()) < 300 else None  # noqa: PLR2004
+
+
+def _comparable(x: Any, y: Any, column: Column) -> bool:  # noqa: PLR0911
+    """Whether Python orders ``x`` and ``y`` as the column's type does."""
+    match column.kind:
+        case Kind.INTEGER:
+            return type(x) is int and type(y) is int
+        case Kind.DECIMAL:
+            return type(x) in {int, Decimal} and type(y) in {int, Decimal}
+        case Kind.FLOAT:
+            return _as_float(x) is not None and _as_float(y) is not None and type(x) is not Decimal is not type(y)
+        case Kind.TIMESTAMPTZ:
+            return type(x) is type(y) is datetime and x.tzinfo is not None and y.tzinfo is not None
+        case Kind.TIMESTAMP:
+            return type(x) is type(y) is datetime and x.tzinfo is None and y.tzinfo is None
+        case Kind.DATE:
+            return type(x) is type(y) is date
+        case _:
+            return False

@@ -1,0 +1,53 @@
+"""Find the bad events of a batch with few attempts, and apply all the others, in order.
+
+The bulk attempt comes first: a good batch costs one. When it fails, the batch is bisected: k bad events among n cost
+O(k log n) attempts, never n. A half is not tried as a whole when its sibling succeeded, since the failure must then be
+in it. A single event that fails is tried once more, change by change: that resolves what only folding or a race made
+fail, and what still fails is bad by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from pipeline.core.change import Event
+
+__all__ = ["isolate"]
+
+F = TypeVar("F")
+
+
+def isolate(
+    events: Sequence[Event],
+    attempt: Callable[[Sequence[Event]], F | None],
+    attempt_alone: Callable[[Event], F | None],
+) -> list[tuple[Event, F]]:
+    """Apply ``events`` in order and return the bad ones with what was wrong with each, in order.
+
+    ``attempt`` applies events all or nothing and returns ``None``, or its finding if one of them is bad; then nothing
+    of the attempt may remain (a savepoint was rolled back). ``attempt_alone`` does the same for one event, without
+    folding. What is no event's fault (an outage) they raise, and it ends everything.
+
+    With one bad event among n: at most ``2 * ceil(log2(n)) + 2`` attempts.
+    """
+    bad: list[tuple[Event, F]] = []
+
+    def settle(part: Sequence[Event], *, known_bad: bool) -> bool:
+        """Apply ``part``; whether it was good as a whole."""
+        if not known_bad and attempt(part) is None:
+            return True
+        if len(part) == 1:
+            finding = attempt_alone(part[0])
+            if finding is None:
+                return True
+            bad.append((part[0], finding))
+            return False
+        middle = len(part) // 2
+        first_was_good = settle(part[:middle], known_bad=False)
+        settle(part[middle:], known_bad=first_was_good)
+        return False
+
+    if events:
+        settle(events, known_bad=False)
+    return bad

@@ -1,0 +1,238 @@
+"""What a column value may be, how it travels as JSON, and how a key is identified.
+
+JSON has no dates, decimals, UUIDs or bytes. They travel as the tagged objects of kombu's JSON serializer
+(``{"__type__": "datetime", "__value__": "…"}``), so that an event published by any Celery client and an event
+published by this package look the same, and a stock worker decodes both. ``timedelta`` is our addition
+(``"timedelta"``, total microseconds); `pipeline.contrib.celery` teaches it to kombu.
+
+Nothing is converted silently: a value that JSON or PostgreSQL could not give back as it was is refused with
+`InvalidEvent`. An ``Enum`` member stands for its value.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final
+from uuid import UUID
+
+from pipeline.errors import InvalidEvent
+
+__all__ = ["Columns", "Value", "from_wire", "identity", "timedelta_us", "to_wire"]
+
+type_names: Final = (
+    "None, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID, Enum, list, dict"
+)
+
+Value = Any
+"""One of ``None, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID``, or a list or dict of
+them. (A recursive union would be truer and helps no type checker with data that arrives as JSON.)"""
+
+Columns = Mapping[str, Value]
+
+_TAG_KEYS: Final = {"__type__", "__value__"}
+_MAX_DEPTH: Final = 64  # of lists and dicts; Postgres' json parser and ours both end somewhere behind it
+
+
+def timedelta_us(value: timedelta) -> int:
+    """The whole duration in microseconds, exactly (``total_seconds()`` is a float and is not exact)."""
+    return (value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds
+
+
+def _tag(name: str, value: object) -> dict[str, object]:
+    return {"__type__": name, "__value__": value}
+
+
+def _bytes_to_wire(value: bytes) -> dict[str, object]:
+    try:
+        return _tag("bytes", value.decode("utf-8"))
+    except UnicodeDecodeError:
+        return _tag("base64", base64.b64encode(value).decode("ascii"))
+
+
+def _str_to_wire(value: str) -> str:
+    if "\x00" in value:
+        raise InvalidEvent("text contains a NUL character, which PostgreSQL cannot store; use bytes and a bytea column")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidEvent(f"text contains a lone surrogate at index {error.start}, which is not Unicode") from None
+    return str(value)
+
+
+def _float_to_wire(value: float) -> float:
+    if not math.isfinite(value):
+        raise InvalidEvent(
+            f"{value} is not a number that JSON can carry; use None, or the text {str(value)!r} "
+            "if the column is real, double precision or numeric"
+        )
+    return float(value)
+
+
+def _decimal_to_wire(value: Decimal) -> dict[str, object]:
+    if not value.is_finite():
+        raise InvalidEvent(f"Decimal {value} is not finite; use None, or the text {str(value)!r} for a numeric column")
+    return _tag("decimal", str(value))
+
+
+_ENCODERS: Final[dict[type, Callable[[Any], object]]] = {
+    type(None): lambda value: value,
+    bool: lambda value: value,
+    int: int,
+    float: _float_to_wire,
+    str: _str_to_wire,
+    datetime: lambda value: _tag("datetime", value.isoformat()),
+    date: lambda value: _tag("date", value.isoformat()),
+    time: lambda value: _tag("time", value.isoformat()),
+    timedelta: lambda value: _tag("timedelta", timedelta_us(value)),
+    Decimal: _decimal_to_wire,
+    UUID: lambda value: _tag("uuid", {"hex": value.hex}),
+    bytes: _bytes_to_wire,
+    bytearray: lambda value: _bytes_to_wire(bytes(value)),
+    memoryview: lambda value: _bytes_to_wire(bytes(value)),
+}
+
+
+def to_wire(value: Value, depth: int = 0) -> Any:
+    """The JSON form of ``value``.
+
+    Raises:
+        InvalidEvent: the value cannot be carried faithfully; the message says why and what to use instead.
+    """
+    encode = _ENCODERS.get(type(value))
+    if encode is not None:
+        return encode(value)
+    if isinstance(value, Enum):
+        return to_wire(value.value, depth)
+    if depth >= _MAX_DEPTH:
+        raise InvalidEvent(f"lists and dicts are nested more than {_MAX_DEPTH} deep")
+    if isinstance(value, list | tuple):
+        return [to_wire(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return _dict_to_wire(value, depth)
+    for base in type(value).__mro__[1:]:  # subclasses of str, int, datetime …, e.g. a framework's safe string
+        encode = _ENCODERS.get(base)
+        if encode is not None:
+            return encode(value)
+    raise InvalidEvent(f"a value of type {type(value).__qualname__} cannot be stored; use one of {type_names}")
+
+
+def _dict_to_wire(value: dict[Any, Value], depth: int) -> dict[str, Any]:
+    if value.keys() == _TAG_KEYS:
+        raise InvalidEvent("a dict of just __type__ and __value__ is how typed values travel, and cannot be stored")
+    wire = {}
+    for name, item in value.items():
+        if not isinstance(name, str):
+            raise InvalidEvent(f"dict keys must be text, not {type(name).__qualname__}: JSON has no others")
+        wire[_str_to_wire(name)] = to_wire(item, depth + 1)
+    return wire
+
+
+_DECODERS: Final[dict[str, Callable[[Any], Value]]] = {
+    "datetime": datetime.fromisoformat,
+    # kombu decodes a date through datetime, so a client may have sent one with a time of midnight
+    "date": lambda text: datetime.fromisoformat(text).date(),
+    "time": time.fromisoformat,
+    "timedelta": lambda us: timedelta(microseconds=us),
+    "decimal": Decimal,
+    "uuid": lambda parts: UUID(**parts),
+    "bytes": lambda text: text.encode("utf-8"),
+    "base64": lambda text: base64.b64decode(text, validate=True),
+}
+
+
+def from_wire(value: Any, depth: int = 0) -> Value:
+    """The value whose JSON form is ``value``; the inverse of `to_wire`, strict about what it accepts.
+
+    Raises:
+        InvalidEvent: an unknown or ill-formed tagged value, a NUL in text, or too deep nesting.
+    """
+    kind = type(value)
+    if kind is str:
+        if "\x00" in value:
+            raise InvalidEvent("text contains a NUL character, which PostgreSQL cannot store")
+        return value
+    if kind is not dict and kind is not list:
+        return value
+    if depth >= _MAX_DEPTH:
+        raise InvalidEvent(f"lists and dicts are nested more than {_MAX_DEPTH} deep")
+    if kind is list:
+        return [from_wire(item, depth + 1) for item in value]
+    if value.keys() != _TAG_KEYS:
+        return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
+    return _untag(value["__type__"], value["__value__"])
+
+
+def _untag(name: object, payload: object) -> Value:
+    decode = _DECODERS.get(name) if isinstance(name, str) else None
+    if decode is None:
+        raise InvalidEvent(f"a value of the unknown type {name!r}")
+    try:
+        decoded = decode(payload)
+    except (ValueError, TypeError, ArithmeticError, AttributeError, binascii.Error) as error:
+        raise InvalidEvent(f"an ill-formed {name}: {error}") from error
+    if isinstance(decoded, Decimal) and not decoded.is_finite():
+        raise InvalidEvent(f"Decimal {decoded} is not finite")
+    return decoded
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+_QUOTE: Final = str.maketrans({"%": "%25", "&": "%26", "=": "%3D", ":": "%3A"})
+
+
+def _decimal_text(value: Decimal) -> str:
+    # normalize() would round to the context's precision; stripping the zeros is exact
+    text = f"{value:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in {"-0", ""} else text
+
+
+_KEY_TEXT: Final[dict[type, Callable[[Any], str]]] = {
+    str: lambda value: value,
+    int: str,
+    bool: lambda value: "true" if value else "false",
+    UUID: str,
+    Decimal: _decimal_text,
+    datetime: lambda value: (value.astimezone(UTC) if value.tzinfo else value).isoformat(),
+    date: date.isoformat,
+    time: time.isoformat,
+    bytes: lambda value: "\\x" + value.hex(),
+}
+
+
+def identity(key: Columns) -> str:
+    """The one text that stands for a row key, whatever the order of its columns.
+
+    ``{"user_id": 3, "sku": "A1"}`` is ``"sku=A1&user_id=3"``. A value and its text form (``7`` and ``"7"``, a UUID and
+    its text) have the same identity, because PostgreSQL would find the same row. Everything that must agree on what
+    a key is (the shard, the overlay, the row cache, the fold) uses this text.
+
+    Raises:
+        InvalidEvent: a value that cannot identify a row (NULL, float, list, dict, timedelta).
+    """
+    if len(key) == 1:
+        ((name, value),) = key.items()
+        return f"{name.translate(_QUOTE)}={_key_text(name, value)}"
+    return "&".join(f"{name.translate(_QUOTE)}={_key_text(name, key[name])}" for name in sorted(key))
+
+
+def _key_text(name: str, value: Value) -> str:
+    as_text = _KEY_TEXT.get(type(value))
+    if as_text is None:
+        if isinstance(value, Enum):
+            return _key_text(name, value.value)
+        for base in type(value).__mro__:
+            if base in _KEY_TEXT:
+                as_text = _KEY_TEXT[base]
+                break
+        else:
+            what = "NULL" if value is None else f"a {type(value).__qualname__}"
+            raise InvalidEvent(f"{what} cannot identify a row", column=name)
+    return as_text(value).translate(_QUOTE)

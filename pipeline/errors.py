@@ -1,0 +1,162 @@
+"""Every error that this package raises, as one tree.
+
+::
+
+    PipelineError
+    ├── InvalidSetting            a setting has a value that cannot be used
+    ├── InvalidEvent              a write was refused before anything reached Redis
+    │   └── EventTooLarge         … because its message is larger than PIPELINE_MAX_EVENT_BYTES
+    ├── PipelineFull              a shard holds as many pending events as it may
+    ├── TopologyMismatch          Redis was set up for another number of shards or format
+    ├── BufferUnavailable         Redis could not be reached or refused the command
+    └── StoreError                PostgreSQL could not do what was asked
+        ├── StoreUnavailable      … because it could not be reached
+        ├── NotMigrated           … because ``pipeline migrate`` has not run
+        └── ApplyFailed           … while it applied a batch; nothing of the batch was committed
+
+Every error keeps its facts in attributes and survives ``pickle`` (its ``args`` are exactly the arguments of its
+constructor), so it can cross a Celery result backend or a process pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "ApplyFailed",
+    "BufferUnavailable",
+    "EventTooLarge",
+    "InvalidEvent",
+    "InvalidSetting",
+    "NotMigrated",
+    "PipelineError",
+    "PipelineFull",
+    "StoreError",
+    "StoreUnavailable",
+    "TopologyMismatch",
+]
+
+
+class PipelineError(Exception):
+    """The root of all errors of this package.
+
+    ``receipts`` is filled by ``write_many`` only: what was accepted before the error, one entry per change that was
+    taken, ``None`` where it was not accepted.
+    """
+
+    receipts: Sequence[object] = ()
+
+
+class InvalidSetting(PipelineError, ValueError):
+    """A setting has a value that cannot be used."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(name, problem)
+        self.name = name
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.problem}"
+
+
+class InvalidEvent(PipelineError, ValueError):
+    """A write was refused before anything reached Redis.
+
+    ``table`` and ``column`` are ``None`` where the problem is not about one of them.
+    """
+
+    def __init__(self, problem: str, table: str | None = None, column: str | None = None) -> None:
+        super().__init__(problem, table, column)
+        self.problem = problem
+        self.table = table
+        self.column = column
+
+    def __str__(self) -> str:
+        place = ".".join(part for part in (self.table, self.column) if part is not None)
+        return f"{place}: {self.problem}" if place else self.problem
+
+
+class EventTooLarge(InvalidEvent):
+    """The message of an event is larger than ``PIPELINE_MAX_EVENT_BYTES``."""
+
+
+class PipelineFull(PipelineError):
+    """A shard holds as many pending events as it may; nothing of this call was written to it.
+
+    ``accepted`` counts the events of the same ``write_many`` call that were accepted before the refusal.
+    """
+
+    def __init__(self, shard: int, pending: int, limit: int, accepted: int = 0) -> None:
+        super().__init__(shard, pending, limit, accepted)
+        self.shard = shard
+        self.pending = pending
+        self.limit = limit
+        self.accepted = accepted
+
+    def __str__(self) -> str:
+        return (
+            f"shard {self.shard} holds {self.pending} pending events, its limit is {self.limit}; "
+            f"{self.accepted} events of this call were accepted before. "
+            "Is a worker flushing (`pipeline status`)? PIPELINE_MAX_PENDING raises the limit."
+        )
+
+
+class TopologyMismatch(PipelineError):
+    """Redis was set up for another topology: this client would write where nobody flushes."""
+
+    def __init__(self, field: str, ours: str, theirs: str) -> None:
+        super().__init__(field, ours, theirs)
+        self.field = field
+        self.ours = ours
+        self.theirs = theirs
+
+    def __str__(self) -> str:
+        return (
+            f"this process is configured for {self.field}={self.ours}, but the pipeline in Redis was set up with "
+            f"{self.field}={self.theirs}; give every client and worker the same settings"
+        )
+
+
+class BufferUnavailable(PipelineError):
+    """Redis could not be reached or refused the command.
+
+    When a connection breaks in the middle of a write, the event may have been accepted. Give writes that you
+    retry an ``event_id``: the same id within the dedupe window is one event.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class StoreError(PipelineError):
+    """PostgreSQL could not do what was asked."""
+
+    def __init__(self, problem: str, sqlstate: str | None = None) -> None:
+        super().__init__(problem, sqlstate)
+        self.problem = problem
+        self.sqlstate = sqlstate
+
+    def __str__(self) -> str:
+        return f"{self.problem} (SQLSTATE {self.sqlstate})" if self.sqlstate else self.problem
+
+
+class StoreUnavailable(StoreError):
+    """PostgreSQL could not be reached."""
+
+
+class NotMigrated(StoreError):
+    """The schema ``pipeline`` is missing or older than this version; ``pipeline migrate`` creates it."""
+
+
+class ApplyFailed(StoreError):
+    """A batch could not be applied; nothing of it was committed and it stays frozen in Redis.
+
+    ``meaning`` is the value of a `pipeline.core.failure.Meaning`.
+    """
+
+    def __init__(self, problem: str, sqlstate: str | None, meaning: str, table: str | None = None) -> None:
+        super().__init__(problem, sqlstate)
+        self.args = (problem, sqlstate, meaning, table)
+        self.meaning = meaning
+        self.table = table

@@ -1,0 +1,288 @@
+"""What the use cases need from Redis and PostgreSQL, as protocols and plain values. No technology is named here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from pipeline.core.change import Change, Event
+from pipeline.core.codec import Malformed
+from pipeline.errors import PipelineError
+
+__all__ = [
+    "Applied",
+    "Batch",
+    "Buffer",
+    "Busy",
+    "Claimed",
+    "DeadLetter",
+    "DeadLetters",
+    "Empty",
+    "Encoded",
+    "EncodedChange",
+    "EventWriter",
+    "Ledger",
+    "Resting",
+    "Settled",
+    "ShardLedger",
+    "ShardState",
+    "Store",
+    "Written",
+]
+
+# --- writing
+# ------------------------------------------------------------------------------------------------------------
+
+
+class EncodedChange(msgspec.Struct, frozen=True):
+    """A change as the write script takes it. ``identity`` is ``None`` for an insert, which has no row to cache."""
+
+    table: str
+    identity: str | None
+    json: bytes
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """An event ready for the queue of its shard.
+
+    ``message`` is open at its end (`pipeline.core.codec.OPEN_END`). With ``dedupe`` a second event of this id within
+    the dedupe window is the first one.
+    """
+
+    id: str
+    id_json: bytes
+    shard: int
+    message: bytes
+    changes: Sequence[EncodedChange]
+    dedupe: bool = False
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What Redis answered: the sequence number in the shard, and whether the id was known already."""
+
+    seq: int
+    duplicate: bool
+
+
+class EventWriter(Protocol):
+    """What accepts an event; `pipeline.writer.Writer` does."""
+
+    def write(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> object:
+        """Accept ``changes`` as one event; raises `InvalidEvent`, `PipelineFull` or `BufferUnavailable`."""
+        ...
+
+
+# --- flushing
+# -----------------------------------------------------------------------------------------------------------
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A frozen batch: ``messages`` are its events, oldest first.
+
+    Until it is acknowledged, every claim of the shard returns the same batch. ``claims`` counts how often it has been
+    claimed (this time included), ``failures`` how often an error was recorded. ``drained``: nothing is queued behind
+    it.
+    """
+
+    shard: int
+    id: str
+    seq: int
+    claims: int
+    failures: int
+    messages: Sequence[bytes]
+    drained: bool = False
+    owner: str = ""
+
+
+class Empty(msgspec.Struct, frozen=True):
+    """Nothing is pending in the shard."""
+
+
+class Busy(msgspec.Struct, frozen=True):
+    """Another flusher holds the lease of the shard."""
+
+
+class Resting(msgspec.Struct, frozen=True):
+    """The frozen batch failed and is not due before ``seconds`` have passed."""
+
+    seconds: float
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """One event of an applied batch, as the acknowledgement needs it.
+
+    ``rows`` are the (table, identity) pairs of its keyed changes; ``seq`` is ``None`` for a message that did not come
+    through the write script and so has no overlay; ``dead`` says that it became a dead letter.
+    """
+
+    seq: int | None
+    rows: Sequence[tuple[str, str]]
+    dead: bool
+
+
+class ShardState(msgspec.Struct, frozen=True):
+    """One shard, for ``pipeline status``. Times are Unix milliseconds; ``None``: there is none."""
+
+    shard: int
+    queued: int
+    frozen: int
+    oldest_ms: int | None
+    batch_id: str | None
+    claims: int
+    failures: int
+    error: str | None
+    due_ms: int | None
+    accepted: int
+    committed_batches: int
+    leased: bool
+
+
+class Buffer(Protocol):
+    """The part that lives in Redis. Every method is one atomic step of one shard, unless it says otherwise.
+
+    All raise `pipeline.errors.BufferUnavailable`.
+    """
+
+    def write(self, shard: int, events: Sequence[Encoded]) -> list[Written]:
+        """Accept events of one shard, all or none, in one round trip; raises `PipelineFull`."""
+        ...
+
+    def write_chunks(self, chunks: Sequence[tuple[int, Sequence[Encoded]]]) -> list[list[Written] | PipelineError]:
+        """Several `write` calls in one round trip; each chunk has its own outcome."""
+        ...
+
+    def give_back(self, shard: int, message: bytes) -> None:
+        """Put a complete message back to the front of its queue, as it was."""
+        ...
+
+    def claim(self, shard: int, owner: str) -> Claimed | Empty | Busy | Resting:
+        """Freeze the oldest pending events, or return the frozen batch; takes the lease for ``owner``."""
+        ...
+
+    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int) -> bool:
+        """Drop the batch and trim the overlays; ``False`` if somebody else has done so. Not one step: resumable."""
+        ...
+
+    def fail(self, batch: Claimed, error: str, rest_seconds: float) -> None:
+        """Record a failure of the frozen batch and let it rest."""
+        ...
+
+    def halve(self, batch: Claimed) -> bool:
+        """Keep the older half under a new id and give the newer half back to the queue, order kept."""
+        ...
+
+    def release(self, shard: int, owner: str) -> None:
+        """Give up the lease."""
+        ...
+
+    def want(self, shards: Sequence[int]) -> list[int]:
+        """Mark a flush of ``shards`` as asked for; those that were not marked already. A claim removes the mark."""
+        ...
+
+    def states(self) -> list[ShardState]:
+        """Every shard, in one round trip."""
+        ...
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A claimed batch, decoded. ``final``: errors that are tried a bounded number of times have had their tries.
+
+    ``bury`` is set when the batch is a single event that must not be tried again.
+    """
+
+    shard: int
+    id: str
+    seq: int
+    entries: Sequence[Event | Malformed]
+    final: bool
+    failures: int
+    drained: bool = False
+    bury: str | None = None
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """The outcome of a batch in PostgreSQL.
+
+    ``seq`` is the shard's sequence number after it. ``dead`` are the positions (in ``Batch.entries``) of dead letters.
+    ``skipped`` counts events that had been applied before (the acknowledgement was lost, or Redis went back in time).
+    """
+
+    seq: int
+    rows: int
+    dead: frozenset[int]
+    skipped: int = 0
+    savepoints: int = 0
+    warning: str | None = None
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A dead letter, for the command line. ``message`` is the Celery message as it was."""
+
+    id: int
+    event_id: str | None
+    shard: int
+    table: str | None
+    status: str
+    reason: str
+    sqlstate: str | None
+    attempts: int
+    accepted_ms: int | None
+    dead_ms: int
+    message: bytes
+
+
+class Store(Protocol):
+    """The part that lives in PostgreSQL."""
+
+    def apply(self, batch: Batch) -> Applied:
+        """Write a batch and its dead letters exactly once, in one transaction.
+
+        Raises `pipeline.errors.ApplyFailed` when nothing was committed and the batch must be tried again.
+        """
+        ...
+
+
+class DeadLetters(Protocol):
+    """Dead letters, to look at and to mark."""
+
+    def page(
+        self, *, status: str | None = "dead", table: str | None = None, before: int | None = None, limit: int = 100
+    ) -> list[DeadLetter]:
+        """Up to ``limit`` dead letters with an id below ``before``, newest first; ``status`` None: all."""
+        ...
+
+    def get(self, ids: Sequence[int]) -> list[DeadLetter]:
+        """The dead letters with these ids, in order of id; ids that do not exist are left out."""
+        ...
+
+    def mark_replayed(self, letter: int, *, event_id: str, forced: bool, actor: str) -> bool:
+        """Note that ``letter`` was written again as ``event_id``; ``False`` if it was not dead any more."""
+        ...
+
+
+class ShardLedger(msgspec.Struct, frozen=True):
+    """What the ledger says of a shard.
+
+    ``rechecking``: Redis went back in time, event ids are being looked up. ``store_gaps``: how often PostgreSQL was found
+    to have gone back in time.
+    """
+
+    shard: int
+    seq: int
+    rechecking: bool
+    store_gaps: int
+    dead_letters: int
+
+
+class Ledger(Protocol):
+    """The ledger, to look at and to prune."""
+
+    def shards(self) -> list[ShardLedger]:
+        """Every shard that has ever applied a batch."""
+        ...
+
+    def prune(self) -> int:
+        """Forget batches that are older than the retention; the number of batches forgotten."""
+        ...

@@ -1,0 +1,86 @@
+"""Write dead letters again, in a first form: what commutes with newer writes is replayed, the rest only when forced.
+
+Law L8: a replayed dead letter does not overwrite what a newer write has set, unless forced. An ``add``, ``max``,
+``min`` or ``insert`` cannot overwrite anything. A ``set`` or ``delete`` could, and so far nothing records whether a
+newer write has touched its row; so it needs ``force``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from pipeline.config import Config
+from pipeline.core.change import Event
+from pipeline.core.codec import Malformed, decode
+from pipeline.ports import DeadLetter, DeadLetters, EventWriter
+
+__all__ = ["Outcome", "Replayed", "Replayer"]
+
+
+class Outcome(StrEnum):
+    """What became of a dead letter that was to be replayed."""
+
+    REPLAYED = "replayed"
+    WOULD_REPLAY = "would replay"  # a dry run
+    NOT_DEAD = "not dead"  # it was replayed or discarded before
+    NEEDS_FORCE = "needs force"  # it sets or deletes, and could overwrite a newer write
+    MALFORMED = "malformed"  # it is no event, and cannot be written as it is
+    REFUSED = "refused"  # the write side refused it
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """The outcome for one dead letter; ``event_id`` is the id under which it was written again."""
+
+    id: int
+    outcome: Outcome
+    event_id: str | None = None
+    detail: str | None = None
+
+
+_SUFFIX: Final = ":replay-"
+
+
+class Replayer:
+    """Writes dead letters again through the write side."""
+
+    def __init__(self, writer: EventWriter, letters: DeadLetters, config: Config) -> None:
+        self._writer = writer
+        self._letters = letters
+        self._task = f"{config.namespace}.apply_event"
+
+    def replay(
+        self, letters: Sequence[DeadLetter], *, actor: str, force: bool = False, dry_run: bool = False
+    ) -> Iterator[Replayed]:
+        """Replay ``letters`` in the order in which they died, one at a time, saying what became of each.
+
+        The new event's id follows from the letter, so a replay that is interrupted and repeated within the dedupe
+        window does not write twice.
+        """
+        for letter in sorted(letters, key=lambda one: one.id):
+            yield self._replay(letter, actor=actor, force=force, dry_run=dry_run)
+
+    def _replay(self, letter: DeadLetter, *, actor: str, force: bool, dry_run: bool) -> Replayed:
+        if letter.status != "dead":
+            return Replayed(letter.id, Outcome.NOT_DEAD, detail=letter.status)
+        event = decode(letter.message, self._task)
+        if isinstance(event, Malformed):
+            return Replayed(letter.id, Outcome.MALFORMED, detail=event.reason)
+        if not force and not _commutes(event):
+            return Replayed(letter.id, Outcome.NEEDS_FORCE, detail="sets or deletes; a newer write may be overwritten")
+        event_id = f"{event.id.partition(_SUFFIX)[0]}{_SUFFIX}{letter.id}"
+        if dry_run:
+            return Replayed(letter.id, Outcome.WOULD_REPLAY, event_id)
+        try:
+            self._writer.write(event.changes, event_id=event_id, shard_by=event.shard_by)
+        except ValueError as error:
+            return Replayed(letter.id, Outcome.REFUSED, detail=str(error))
+        self._letters.mark_replayed(letter.id, event_id=event_id, forced=force, actor=actor)
+        return Replayed(letter.id, Outcome.REPLAYED, event_id)
+
+
+def _commutes(event: Event) -> bool:
+    return not any(change.set or change.delete for change in event.changes)

@@ -1,0 +1,286 @@
+"""Write the waves of a fold: ``COPY`` into a temporary table shaped like the target, then one ``MERGE`` or ``DELETE``.
+
+Rows of one table are grouped by what happens to which column (their shape), because one statement can do only one kind
+of thing to a column. A statement is made once per table and shape. Names enter SQL as quoted identifiers, values as
+COPY data; only expressions of the catalog itself (a column's default) are taken over as text.
+
+Order within a wave: upserts and inserts, referenced tables first; then deletes, referencing tables first. Rows are
+sorted by key, so that two flushers never wait for each other's rows crosswise.
+
+The session that runs these statements has hash and merge joins and sequential scans off (see `pipeline.store.session`):
+the temporary table has no statistics, and a plan that reads the whole target would be a disaster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from pipeline.core.fold import Delete, Insert, Operation, Step, Upsert, Wave
+from pipeline.core.table import SUMMABLE, Column, Table
+from pipeline.core.values import Columns
+from pipeline.store.text import Unfit, array_text, copy_rows, text_of
+
+__all__ = ["BulkWriter", "MissingColumn", "Plan", "Shape"]
+
+
+class Shape(NamedTuple):
+    """What rows that go through one statement have in common: key columns, and (column, verb, candidates?) triples."""
+
+    key: tuple[str, ...]
+    steps: tuple[tuple[str, str, bool], ...]
+    deletes: bool = False
+
+
+class Plan(NamedTuple):
+    """The statements for one table and shape."""
+
+    stage: str
+    clear: sql.Composed
+    create: sql.Composed
+    copy: sql.Composed
+    run: sql.Composed
+
+
+class BulkWriter:
+    """Writes waves on one connection, inside the transaction that the caller has open.
+
+    Temporary tables live as long as the session, so that a steady load does not churn the catalog.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], tables: Mapping[int, Table], plans: dict[tuple[int, Shape], Plan]
+    ) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._plans = plans
+        self._used: set[str] = set()
+
+    def write(self, waves: Sequence[Wave]) -> int:
+        """Write ``waves`` in order and return the number of rows that were written or deleted.
+
+        Raises:
+            Unfit: a value, a verb or a key does not fit its table. Nothing is wrong with the transaction then.
+            psycopg.Error: PostgreSQL refused something.
+        """
+        return sum(self._write_wave(wave) for wave in waves)
+
+    def _write_wave(self, wave: Wave) -> int:
+        rows = 0
+        downwards = sorted({*wave.rows, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
+        deletes: list[tuple[Table, Shape, list[Operation]]] = []
+        for oid in downwards:
+            table = self._tables[oid]
+            for shape, operations in _by_shape(wave.rows.get(oid, {})).items():
+                if shape.deletes:
+                    deletes.append((table, shape, operations))
+                else:
+                    rows += self._merge(table, shape, operations)
+            rows += self._append(table, wave.inserts.get(oid, ()))
+        for table, shape, operations in reversed(deletes):
+            rows += self._merge(table, shape, operations)
+        return rows
+
+    def _merge(self, table: Table, shape: Shape, operations: Sequence[Operation]) -> int:
+        _check_shape(table, shape)
+        plan = self._plans.get((table.oid, shape))
+        if plan is None:
+            plan = self._plans[table.oid, shape] = _plan(table, shape)
+        data = copy_rows(_texts(table, shape, operation) for operation in operations)
+        self._connection.execute(plan.create)
+        if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
+            self._connection.execute(plan.clear)
+        self._used.add(plan.stage)
+        with self._connection.cursor() as cursor:
+            with cursor.copy(plan.copy) as copy:
+                copy.write(data)
+            cursor.execute(plan.run)
+            return cursor.rowcount
+
+    def _append(self, table: Table, inserts: Sequence[Insert]) -> int:
+        by_columns: dict[tuple[str, ...], list[Columns]] = {}
+        for insert in inserts:
+            by_columns.setdefault(tuple(insert.values), []).append(insert.values)
+        target = sql.Identifier(table.schema, table.name)
+        for names, rows in by_columns.items():
+            columns = [_writable(table, name) for name in names]
+            if not columns:
+                for _ in rows:
+                    self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
+                continue
+            copy_in = sql.SQL("COPY {} ({}) FROM STDIN").format(target, _names(names))
+            data = copy_rows([_text(row[column.name], column) for column in columns] for row in rows)
+            with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
+                copy.write(data)
+        return len(inserts)
+
+
+def _by_shape(rows: Mapping[str, Operation]) -> dict[Shape, list[Operation]]:
+    """Operations by shape, each list sorted by key."""
+    shapes: dict[Shape, list[Operation]] = {}
+    for name in sorted(rows):
+        operation = rows[name]
+        key = tuple(sorted(operation.key))
+        if isinstance(operation, Delete):
+            shape = Shape(key, (), deletes=True)
+        else:
+            shape = Shape(key, tuple(sorted((column, s.verb, s.candidates) for column, s in operation.steps.items())))
+        shapes.setdefault(shape, []).append(operation)
+    return shapes
+
+
+def _check_shape(table: Table, shape: Shape) -> None:
+    """Raise `Unfit` unless ``table`` can be addressed by the key and every verb works on its column."""
+    for name in shape.key:
+        _column(table, name)
+    if frozenset(shape.key) not in table.unique_keys:
+        named = ", ".join(shape.key)
+        raise Unfit(named, f"not the primary key or a unique index of {table.name}, so it does not identify one row")
+    for name, verb, _ in shape.steps:
+        column = _writable(table, name)
+        if column.identity_always:
+            raise Unfit(name, "GENERATED ALWAYS AS IDENTITY: PostgreSQL assigns it")
+        if verb == "add" and column.kind not in SUMMABLE:
+            raise Unfit(name, f"add needs a number or an interval, not the type {column.type}")
+
+
+class MissingColumn(Exception):
+    """A column that the catalog does not have: the schema is wrong, or our copy of it is old."""
+
+    def __init__(self, table: str, column: str) -> None:
+        super().__init__(table, column)
+        self.table = table
+        self.column = column
+
+    def __str__(self) -> str:
+        return f"table {self.table} has no column {self.column}"
+
+
+def _column(table: Table, name: str) -> Column:
+    column = table.columns.get(name)
+    if column is None:
+        raise MissingColumn(table.name, name)
+    return column
+
+
+def _writable(table: Table, name: str) -> Column:
+    column = _column(table, name)
+    if column.generated:
+        raise Unfit(name, "a generated column cannot be written")
+    return column
+
+
+# --- data
+# -----------------------------------------------------------------------------------------------------------------
+
+
+def _text(value: Any, column: Column) -> str | None:
+    return None if value is None else text_of(value, column)
+
+
+def _texts(table: Table, shape: Shape, operation: Operation) -> Iterable[str | None]:
+    columns = table.columns
+    texts = [_text(operation.key[name], columns[name]) for name in shape.key]
+    if isinstance(operation, Upsert):
+        texts += [_operand(operation.steps[name], columns[name]) for name, _, _ in shape.steps]
+    return texts
+
+
+def _operand(step: Step, column: Column) -> str | None:
+    return array_text(step.operand, column) if step.candidates else _text(step.operand, column)
+
+
+# --- statements
+# -----------------------------------------------------------------------------------------------------------
+
+_COMMA: Final = sql.SQL(", ")
+_GREATEST: Final = {"max": sql.SQL("GREATEST"), "min": sql.SQL("LEAST")}
+_FIRST: Final = {"max": sql.SQL("DESC"), "min": sql.SQL("ASC")}
+
+
+def _names(names: Iterable[str]) -> sql.Composed:
+    return _COMMA.join(map(sql.Identifier, names))
+
+
+def _plan(table: Table, shape: Shape) -> Plan:
+    names = [*shape.key, *(name for name, _, _ in shape.steps)]
+    types = [sql.SQL(_stage_type(table.columns[name], "set", candidates=False)) for name in shape.key]
+    types += [sql.SQL(_stage_type(table.columns[name], verb, candidates=many)) for name, verb, many in shape.steps]
+    definition = _COMMA.join(
+        sql.Composed([sql.Identifier(name), sql.SQL(" "), type_]) for name, type_ in zip(names, types, strict=True)
+    )
+    fingerprint = blake2b(f"{table.oid} {definition.as_string()}".encode(), digest_size=8).hexdigest()
+    name = f"pipeline_stage_{fingerprint}"
+    stage = sql.Identifier("pg_temp", name)
+    return Plan(
+        stage=name,
+        clear=sql.SQL("DELETE FROM {}").format(stage),
+        create=sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(stage, definition),
+        copy=sql.SQL("COPY {} ({}) FROM STDIN").format(stage, _names(names)),
+        run=_delete(table, shape, stage) if shape.deletes else _merge(table, shape, stage),
+    )
+
+
+def _stage_type(column: Column, verb: str, *, candidates: bool) -> str:
+    """The type in which an operand is staged: the column's own. All of it is text that the catalog itself wrote.
+
+    Increments are staged in the plain base type, because a domain's checks and a numeric's scale are about the sum.
+    """
+    plain = verb == "add" or candidates
+    text = column.plain_type if plain else column.type
+    return text + ("[]" if candidates else "") + (f" COLLATE {column.collation}" if column.collation else "")
+
+
+def _match(shape: Shape) -> sql.Composed:
+    return sql.SQL(" AND ").join(sql.SQL("target.{0} = stage.{0}").format(sql.Identifier(name)) for name in shape.key)
+
+
+def _delete(table: Table, shape: Shape, stage: sql.Identifier) -> sql.Composed:
+    return sql.SQL("DELETE FROM {} AS target USING {} AS stage WHERE {}").format(
+        sql.Identifier(table.schema, table.name), stage, _match(shape)
+    )
+
+
+def _merge(table: Table, shape: Shape, stage: sql.Identifier) -> sql.Composed:
+    updates = [
+        sql.SQL("{} = {}").format(
+            sql.Identifier(name), _result(name, verb, sql.Composed([sql.SQL("target."), sql.Identifier(name)]), many)
+        )
+        for name, verb, many in shape.steps
+    ]
+    values: list[sql.Composable] = [sql.SQL("stage.{}").format(sql.Identifier(name)) for name in shape.key]
+    for name, verb, many in shape.steps:
+        default = table.columns[name].default
+        base = None if default is None else sql.SQL(f"({default})")
+        values.append(_result(name, verb, base, many))
+    overriding = any(table.columns[name].identity_always for name in shape.key)
+    return sql.SQL(
+        "MERGE INTO {target} AS target USING {stage} AS stage ON {match} "
+        "WHEN MATCHED THEN {update} WHEN NOT MATCHED THEN INSERT ({names}) {overriding}VALUES ({values})"
+    ).format(
+        target=sql.Identifier(table.schema, table.name),
+        stage=stage,
+        match=_match(shape),
+        update=sql.SQL("UPDATE SET ") + _COMMA.join(updates) if updates else sql.SQL("DO NOTHING"),
+        names=_names([*shape.key, *(name for name, _, _ in shape.steps)]),
+        overriding=sql.SQL("OVERRIDING SYSTEM VALUE ") if overriding else sql.SQL(""),
+        values=_COMMA.join(values),
+    )
+
+
+def _result(name: str, verb: str, base: sql.Composable | None, candidates: bool) -> sql.Composable:  # noqa: FBT001
+    """The SQL expression of the column's new value; ``base`` is the old value, ``None`` if there is none."""
+    operand: sql.Composable = sql.SQL("stage.{}").format(sql.Identifier(name))
+    if candidates:
+        operand = sql.SQL("(SELECT candidate FROM unnest({}) AS candidate ORDER BY candidate {} LIMIT 1)").format(
+            operand, _FIRST[verb]
+        )
+    if verb == "set" or base is None:
+        return operand
+    if verb == "add":
+        return sql.SQL("COALESCE({} + {}, {})").format(base, operand, operand)
+    return sql.SQL("{}({}, {})").format(_GREATEST[verb], base, operand)

@@ -1,0 +1,112 @@
+"""Facts about tables, from PostgreSQL's catalog, cached per process until something does not fit."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+from pipeline.core.failure import Meaning
+from pipeline.core.table import Column, Kind, Table, depths
+from pipeline.errors import ApplyFailed
+from pipeline.store.statements import statement
+
+__all__ = ["Catalog"]
+
+_KINDS: Final[dict[str, Kind]] = {
+    "int2": Kind.INTEGER,
+    "int4": Kind.INTEGER,
+    "int8": Kind.INTEGER,
+    "numeric": Kind.DECIMAL,
+    "float4": Kind.FLOAT,
+    "float8": Kind.FLOAT,
+    "text": Kind.TEXT,
+    "varchar": Kind.TEXT,
+    "bpchar": Kind.TEXT,
+    "citext": Kind.TEXT,
+    "name": Kind.TEXT,
+    "bytea": Kind.BYTES,
+    "bool": Kind.BOOL,
+    "json": Kind.JSON,
+    "jsonb": Kind.JSON,
+    "timestamptz": Kind.TIMESTAMPTZ,
+    "timestamp": Kind.TIMESTAMP,
+    "date": Kind.DATE,
+    "time": Kind.TIME,
+    "timetz": Kind.TIME,
+    "interval": Kind.INTERVAL,
+}
+_BITS: Final = {"int2": 16, "int4": 32, "int8": 64}
+_TABLES: Final = "rp"  # pg_class.relkind: ordinary and partitioned tables
+
+
+class Catalog:
+    """Tables by the name that a change gives them.
+
+    Threads may share it: reading a table twice does no harm.
+    """
+
+    def __init__(self) -> None:
+        self._tables: dict[str, Table] = {}
+
+    def forget(self) -> None:
+        """Read everything anew from now on: the schema seems to have changed."""
+        self._tables = {}
+
+    def table(self, connection: psycopg.Connection[Any], name: str) -> Table:
+        """The table called ``name`` (canonical SQL spelling).
+
+        Raises:
+            ApplyFailed: there is no such table, or it is none that can be written in bulk (meaning: systemic).
+        """
+        table = self._tables.get(name)
+        if table is None:
+            table = self._tables[name] = _read(connection, name)
+        return table
+
+
+def _read(connection: psycopg.Connection[Any], name: str) -> Table:
+    found = connection.execute(statement("catalog_table"), {"name": name}).fetchone()
+    if found is None:
+        raise ApplyFailed(f"there is no table {name}", "42P01", Meaning.SYSTEMIC, name)
+    oid, schema, relname, relkind = found
+    if relkind not in _TABLES:
+        raise ApplyFailed(f"{name} is not a table", "42809", Meaning.SYSTEMIC, name)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        columns = [_column(row) for row in cursor.execute(statement("catalog_columns"), {"oid": oid})]
+    unique = connection.execute(statement("catalog_unique_keys"), {"oid": oid}).fetchall()
+    references = connection.execute(statement("catalog_references")).fetchall()
+    return Table(
+        oid=oid,
+        schema=schema,
+        name=relname,
+        columns={column.name: column for column in columns},
+        unique_keys=frozenset(frozenset(row[0]) for row in unique),
+        depth=depths((child, parent) for child, parent in references).get(oid, 0),
+    )
+
+
+def _column(row: dict[str, Any]) -> Column:
+    base = row["typname"]
+    kind = Kind.ARRAY if row["is_array"] else _KINDS.get(base, Kind.OTHER)
+    bits = _BITS.get(base, 1)
+    return Column(
+        name=row["attname"],
+        type=row["type"],
+        plain_type=row["plain_type"],
+        kind=kind,
+        element=_KINDS.get(row["element_typname"], Kind.OTHER) if row["is_array"] else None,
+        scale=_scale(row["typmod"]) if base == "numeric" else None,
+        low=-(2 ** (bits - 1)),
+        high=2 ** (bits - 1) - 1,
+        default=row["default_sql"],
+        generated=row["generated"],
+        identity_always=row["identity_always"],
+        collation=row["collation"],
+    )
+
+
+def _scale(typmod: int) -> int | None:
+    """The scale in the type modifier of a numeric, as ``numeric_typmod_scale`` in PostgreSQL's numeric.c reads it."""
+    return None if typmod < 0 else (((typmod - 4) & 0x7FF) ^ 1024) - 1024

@@ -1,0 +1,312 @@
+"""Apply a batch exactly once: ledger check, bulk write, dead letters and ledger mark in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg_pool import PoolTimeout
+
+from pipeline.config import Config
+from pipeline.core.change import MAX_EVENT_ID, Change, Event
+from pipeline.core.codec import Malformed
+from pipeline.core.failure import Meaning, classify
+from pipeline.core.fold import fold
+from pipeline.core.isolate import isolate
+from pipeline.core.table import Table
+from pipeline.errors import ApplyFailed, NotMigrated
+from pipeline.ports import Applied, Batch
+from pipeline.store.bulk import BulkWriter, MissingColumn, Plan, Shape
+from pipeline.store.catalog import Catalog
+from pipeline.store.session import Sessions
+from pipeline.store.statements import statement
+from pipeline.store.text import Unfit
+
+__all__ = ["PostgresStore"]
+
+
+class _Finding(NamedTuple):
+    """What was wrong with an event."""
+
+    reason: str
+    sqlstate: str | None
+    meaning: Meaning = Meaning.POISON
+
+
+_ISOLATED: Final = frozenset({Meaning.POISON, Meaning.PARENT_MISSING, Meaning.UNKNOWN})
+"""Errors that may be one event's fault: look for it. Everything else ends the attempt for the whole batch."""
+
+
+class PostgresStore:
+    """`pipeline.ports.Store` on PostgreSQL ≥ 15."""
+
+    def __init__(self, sessions: Sessions, config: Config) -> None:
+        self._sessions = sessions
+        self._namespace = config.namespace
+        self._catalog = Catalog()
+        self._plans: dict[tuple[int, Shape], Plan] = {}
+
+    def apply(self, batch: Batch) -> Applied:
+        """See `pipeline.ports.Store.apply`."""
+        try:
+            with self._sessions.connection() as connection:
+                try:
+                    return _Application(connection, batch, self._namespace, self._catalog, self._plans).run()
+                finally:
+                    if connection.info.transaction_status not in {TransactionStatus.IDLE, TransactionStatus.UNKNOWN}:
+                        connection.rollback()
+        except MissingColumn as error:
+            self._forget()
+            raise ApplyFailed(str(error), "42703", Meaning.SYSTEMIC, error.table) from error
+        except ApplyFailed as error:
+            if error.meaning == Meaning.SYSTEMIC:
+                self._forget()
+            raise
+        except (psycopg.Error, PoolTimeout) as error:
+            failed = _failure(error)
+            if failed.meaning == Meaning.SYSTEMIC:
+                self._forget()
+            raise failed from error
+
+    def _forget(self) -> None:
+        self._catalog.forget()
+        self._plans.clear()
+
+
+def _failure(error: Exception) -> ApplyFailed:
+    sqlstate = getattr(error, "sqlstate", None)
+    meaning = classify(sqlstate)
+    table = error.diag.table_name if isinstance(error, psycopg.Error) else None
+    return ApplyFailed(_text(error), sqlstate, meaning, table)
+
+
+def _text(error: Exception) -> str:
+    """The message of an error, with PostgreSQL's detail, without the position in our own SQL."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        detail = error.diag.message_detail
+        return error.diag.message_primary + (f" ({detail})" if detail else "")
+    return str(error).strip() or type(error).__name__
+
+
+class _Ledger(NamedTuple):
+    """What the shard's row said when it was locked."""
+
+    seq: int
+    recheck_from: int | None
+
+
+class _Application:
+    """One attempt to apply one batch."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        batch: Batch,
+        namespace: str,
+        catalog: Catalog,
+        plans: dict[tuple[int, Shape], Plan],
+    ) -> None:
+        self._connection = connection
+        self._batch = batch
+        self._scope = {"namespace": namespace, "shard": batch.shard}
+        self._catalog = catalog
+        self._plans = plans
+        self._looked_again = False
+        self._tables: dict[int, Table] = {}
+        self._writer = BulkWriter(connection, self._tables, plans)
+        self._rows = 0
+        self._savepoints = 0
+
+    def run(self) -> Applied:
+        batch = self._batch
+        self._connection.execute("BEGIN")
+        ledger = self._lock()
+        if ledger is None:
+            return self._applied_before()
+        seq, recheck_from, warning = self._place(ledger)
+        fresh = self._fresh(recheck_from)
+        if batch.bury is not None:
+            bad = {position: _Finding(batch.bury, None) for position in fresh}
+        else:
+            bad = self._write(fresh)
+        for position, finding in sorted(bad.items()):
+            self._bury(batch.entries[position], finding)
+        self._connection.execute(
+            statement("record_batch"),
+            {
+                **self._scope,
+                "seq": seq,
+                "batch_id": batch.id,
+                "event_ids": [_entry_id(batch.entries[position]) for position in fresh],
+                "row_count": self._rows,
+                "dead_count": len(bad),
+                "recheck_from": None if batch.drained else recheck_from,
+                "gaps": int(batch.seq > ledger.seq + 1),
+            },
+        )
+        self._connection.execute("COMMIT")
+        return Applied(seq, self._rows, frozenset(bad), len(batch.entries) - len(fresh), self._savepoints, warning)
+
+    # --- once only
+
+    def _lock(self) -> _Ledger | None:
+        """Lock the shard; ``None``: the batch was applied and its acknowledgement was lost."""
+        lock = statement("lock_shard")
+        try:
+            row = self._connection.execute(lock, self._scope).fetchone()
+            if row is None:
+                self._connection.execute(statement("create_shard"), self._scope)
+                row = self._connection.execute(lock, self._scope).fetchone()
+        except psycopg.errors.LockNotAvailable as error:
+            raise ApplyFailed("another flusher holds this shard", error.sqlstate, Meaning.BUSY) from error
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            raise NotMigrated("the schema pipeline is missing: run `pipeline migrate`", error.sqlstate) from error
+        if row is None:
+            raise ApplyFailed("the shard's row vanished", None, Meaning.CONFLICT)
+        seq, last_batch, recheck_from = row
+        if str(last_batch) == self._batch.id:
+            return None
+        if self._batch.seq != seq + 1 and self._find_batch() is not None:
+            return None
+        return _Ledger(seq, recheck_from)
+
+    def _find_batch(self) -> int | None:
+        row = self._connection.execute(statement("find_batch"), {"batch_id": self._batch.id}).fetchone()
+        return None if row is None else int(row[0])
+
+    def _applied_before(self) -> Applied:
+        """The batch is in the ledger: say what became of it, and under which number it stands there."""
+        batch = self._batch
+        seq = self._find_batch() or batch.seq
+        rows = self._connection.execute(statement("find_dead_events"), {"batch_id": batch.id}).fetchall()
+        dead = {row[0] for row in rows}
+        self._connection.execute("ROLLBACK")
+        positions = frozenset(i for i, entry in enumerate(batch.entries) if _entry_id(entry) in dead)
+        return Applied(seq, 0, positions, len(batch.entries))
+
+    def _place(self, ledger: _Ledger) -> tuple[int, int | None, str | None]:
+        """The seq to record the batch under, from which seq on to look for its events, and what is odd about it."""
+        expected, claimed = ledger.seq + 1, self._batch.seq
+        if claimed == expected:
+            return expected, ledger.recheck_from, None
+        if claimed < expected:
+            start = claimed if ledger.recheck_from is None else min(claimed, ledger.recheck_from)
+            return (
+                expected,
+                start,
+                (
+                    f"Redis went back in time: it is at batch {claimed}, PostgreSQL has applied {ledger.seq}; "
+                    "looking up every event that was pending in it"
+                ),
+            )
+        return (
+            claimed,
+            ledger.recheck_from,
+            (
+                f"PostgreSQL went back in time: it has applied batch {ledger.seq}, Redis acknowledged {claimed - 1}; "
+                f"the effects of the {claimed - expected} batches between are not in this database"
+            ),
+        )
+
+    def _fresh(self, recheck_from: int | None) -> list[int]:
+        """Positions of the entries that have not been applied."""
+        entries = self._batch.entries
+        if recheck_from is None:
+            return list(range(len(entries)))
+        ids = [_entry_id(entry) for entry in entries]
+        found = self._connection.execute(
+            statement("find_applied_events"), {**self._scope, "from_seq": recheck_from, "event_ids": ids}
+        ).fetchall()
+        applied = {row[0] for row in found}
+        return [position for position, event in enumerate(ids) if event not in applied]
+
+    # --- writing
+
+    def _write(self, positions: Sequence[int]) -> dict[int, _Finding]:
+        """Write the entries at ``positions``; what was wrong with those that could not be written."""
+        entries = self._batch.entries
+        bad: dict[int, _Finding] = {}
+        events: list[Event] = []
+        place: dict[int, int] = {}
+        for position in positions:
+            entry = entries[position]
+            if isinstance(entry, Malformed):
+                bad[position] = _Finding(entry.reason, None)
+            else:
+                place[id(entry)] = position
+                events.append(entry)
+        for event, finding in isolate(events, self._attempt, self._attempt_alone):
+            if finding.meaning is not Meaning.POISON and not self._batch.final:
+                raise ApplyFailed(finding.reason, finding.sqlstate, finding.meaning)
+            bad[place[id(event)]] = finding
+        return bad
+
+    def _attempt(self, events: Sequence[Event]) -> _Finding | None:
+        return self._in_savepoint([[change for event in events for change in event.changes]])
+
+    def _attempt_alone(self, event: Event) -> _Finding | None:
+        return self._in_savepoint([[change] for change in event.changes])
+
+    def _in_savepoint(self, steps: Sequence[Sequence[Change]]) -> _Finding | None:
+        """Fold and write each step; all or nothing. Deferred constraints are checked here too, not first at COMMIT."""
+        self._savepoints += 1
+        self._connection.execute("SAVEPOINT pipeline; SET CONSTRAINTS ALL DEFERRED")
+        try:
+            rows = 0
+            for changes in steps:
+                rows += self._writer.write(fold([(self._table(change.table), change) for change in changes]))
+            self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT pipeline")
+        except Unfit as error:
+            finding = _Finding(str(error), None)
+            self._look_again()
+        except psycopg.Error as error:
+            finding = _Finding(_text(error), error.sqlstate, classify(error.sqlstate))
+            if finding.meaning not in _ISOLATED:
+                raise
+        else:
+            self._rows += rows
+            return None
+        self._connection.execute("ROLLBACK TO SAVEPOINT pipeline; RELEASE SAVEPOINT pipeline")
+        return finding
+
+    def _look_again(self) -> None:
+        """Something does not fit the catalog: before an event is blamed, read the catalog anew, once."""
+        if not self._looked_again:
+            self._looked_again = True
+            self._catalog.forget()
+            self._plans.clear()
+
+    def _table(self, name: str) -> Table:
+        table = self._catalog.table(self._connection, name)
+        self._tables[table.oid] = table
+        return table
+
+    # --- dead letters
+
+    def _bury(self, entry: Event | Malformed, finding: _Finding) -> None:
+        self._connection.execute(
+            statement("bury"),
+            {
+                **self._scope,
+                "batch_id": self._batch.id,
+                "event_id": _entry_id(entry),
+                "table_name": entry.changes[0].table if isinstance(entry, Event) else None,
+                "reason": finding.reason.replace("\x00", "\\0"),
+                "sqlstate": finding.sqlstate,
+                "attempts": self._batch.failures + 1,
+                "accepted_ms": entry.accepted_ms,
+                "message": entry.raw,
+            },
+        )
+
+
+def _entry_id(entry: Event | Malformed) -> str:
+    """The id by which the ledger knows an entry. A malformed message may have no usable one: then it is its hash."""
+    if isinstance(entry, Event):
+        return entry.id
+    if entry.id is not None and 0 < len(entry.id) <= MAX_EVENT_ID and entry.id.isprintable():
+        return entry.id
+    return "raw:" + blake2b(entry.raw, digest_size=16).hexdigest()

@@ -1,0 +1,107 @@
+"""Connections to PostgreSQL: opened late, opened again after a fork, set up for bulk writing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from pipeline.config import Config
+from pipeline.core.failure import Meaning, classify
+from pipeline.errors import NotMigrated, StoreError, StoreUnavailable
+
+__all__ = ["Sessions", "translated"]
+
+_PLANNER: Final = ("hashjoin", "mergejoin", "seqscan", "material", "bitmapscan")
+"""Ways to read a table that a bulk statement must never take: the staged rows look one by one into the target's unique
+index, however large the target is and whatever its statistics say."""
+
+_SCHEMA_MISSING: Final = frozenset({"3F000", "42P01"})
+
+
+def _options(config: Config) -> str:
+    milliseconds = round(config.statement_timeout_seconds * 1000)
+    settings = {
+        **{f"enable_{path}": "off" for path in _PLANNER},
+        "jit": "off",
+        "datestyle": "ISO",
+        "intervalstyle": "postgres",
+        "statement_timeout": milliseconds,
+        "lock_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": 2
+        * milliseconds,  # a worker that stalls must not hold its shard for ever
+        "client_min_messages": "warning",
+    }
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn psycopg's errors into ours, with the SQLSTATE; for statements on our own schema."""
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout) as error:
+        sqlstate = getattr(error, "sqlstate", None)
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if sqlstate in _SCHEMA_MISSING:
+            raise NotMigrated(f"{text}: run `pipeline migrate`", sqlstate) from error
+        if classify(sqlstate) is Meaning.OUTAGE:
+            raise StoreUnavailable(f"PostgreSQL is not available: {text}", sqlstate) from error
+        raise StoreError(text, sqlstate) from error
+
+
+class Sessions:
+    """A small pool of connections in autocommit mode. Safe across threads and forks: a child opens its own."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._pid = 0
+
+    def connection(self) -> Any:
+        """A context manager that lends a connection; it waits at most ``redis_timeout_seconds`` for one.
+
+        Raises (on entering) psycopg.OperationalError or `psycopg_pool.PoolTimeout`.
+        """
+        pool = self._pool
+        if pool is None or self._pid != os.getpid():
+            pool = self._open()
+        return pool.connection()
+
+    def _open(self) -> ConnectionPool[psycopg.Connection[Any]]:
+        with self._lock:
+            if self._pool is None or self._pid != os.getpid():
+                # an inherited pool belongs to the parent: its sockets must not be closed or used here
+                self._pool = ConnectionPool(
+                    self._config.database_url,
+                    kwargs={
+                        "autocommit": True,
+                        "options": _options(self._config),
+                        "connect_timeout": 10,
+                        "application_name": "celery-write-behind",
+                        "keepalives_idle": 30,
+                    },
+                    min_size=0,
+                    max_size=8,
+                    timeout=10.0,
+                    max_idle=300.0,
+                    reconnect_timeout=1.0,
+                    check=ConnectionPool.check_connection,
+                    open=True,
+                    name="pipeline",
+                )
+                self._pid = os.getpid()
+            return self._pool
+
+    def close(self) -> None:
+        """Close the connections of this process; the next use opens new ones."""
+        with self._lock:
+            if self._pool is not None and self._pid == os.getpid():
+                self._pool.close()
+            self._pool = None

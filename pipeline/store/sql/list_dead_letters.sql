@@ -1,0 +1,12 @@
+-- Dead letters, newest first, before an id (for paging), with a status or a table or all.
+SELECT id, event_id, shard, table_name, status, reason, sqlstate, attempts,
+       (extract(epoch FROM accepted_at) * 1000)::bigint AS accepted_ms,
+       (extract(epoch FROM dead_at) * 1000)::bigint AS dead_ms,
+       message
+FROM pipeline.dead_letter
+WHERE namespace = %(namespace)s
+  AND (%(status)s::text IS NULL OR status = %(status)s)
+  AND (%(table_name)s::text IS NULL OR table_name = %(table_name)s)
+  AND id < %(before)s
+ORDER BY id DESC
+LIMIT %(limit)s

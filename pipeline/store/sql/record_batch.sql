@@ -1,0 +1,12 @@
+-- Enter a batch into the ledger and advance its shard.
+WITH entry AS (
+    INSERT INTO pipeline.batch (namespace, shard, seq, batch_id, event_ids, row_count, dead_count)
+    VALUES (%(namespace)s, %(shard)s, %(seq)s, %(batch_id)s, %(event_ids)s::text[], %(row_count)s, %(dead_count)s)
+)
+UPDATE pipeline.shard
+SET seq = %(seq)s,
+    batch_id = %(batch_id)s,
+    recheck_from = %(recheck_from)s,
+    store_gaps = store_gaps + %(gaps)s,
+    applied_at = now()
+WHERE namespace = %(namespace)s AND shard = %(shard)s

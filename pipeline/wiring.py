@@ -1,0 +1,261 @@
+"""The composition root: the only module that knows both Redis and PostgreSQL, and where clock and chance come in."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final, Self
+
+import msgspec
+
+from pipeline.buffer.redis import RedisBuffer, connect
+from pipeline.config import Config
+from pipeline.core.change import Change, event_id
+from pipeline.flush import Flusher, FlushReport
+from pipeline.ports import Ledger, ShardLedger, ShardState
+from pipeline.replay import Replayer
+from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
+from pipeline.store.postgres import PostgresStore
+from pipeline.store.schema import migrate
+from pipeline.store.session import Sessions
+from pipeline.writer import Ingress, Receipt, Writer
+
+__all__ = ["Pipeline", "ShardStatus", "Status"]
+
+_RANDOM_BITS: Final = 74  # of a UUIDv7
+
+
+def _new_event_id() -> str:
+    return event_id(time.time_ns() // 1_000_000, secrets.randbits(_RANDOM_BITS))
+
+
+class ShardStatus(msgspec.Struct, frozen=True):
+    """One shard as ``pipeline status`` shows it. Ages and waits are in seconds; ``None``: there is none."""
+
+    shard: int
+    pending: int
+    frozen: int
+    oldest_age: float | None
+    attempts: int
+    failures: int
+    next_try: float | None
+    error: str | None
+    applied_batches: int
+    dead_letters: int
+    rechecking: bool
+    store_gaps: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """All shards and their sums. Not ``healthy``: a batch keeps failing, or PostgreSQL went back in time."""
+
+    namespace: str
+    pending: int
+    frozen: int
+    oldest_age: float | None
+    dead_letters: int
+    healthy: bool
+    shards: list[ShardStatus]
+
+
+class Pipeline:
+    """A write-behind pipeline: writes go to Redis, batches go to PostgreSQL.
+
+    Thread-safe and fork-safe; connections are made at first use. One instance per process is enough.
+
+    >>> pipeline = Pipeline.from_env()                                              # doctest: +SKIP
+    >>> pipeline.write("page_views", key={"page_id": 7}, add={"views": 1})          # doctest: +SKIP
+    Receipt(event_id='019…', shard=3, seq=1, duplicate=False)
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+        self._redis = connect(self.config)
+        self._buffer = RedisBuffer(self._redis, self.config)
+        self._sessions = Sessions(self.config)
+        self._writer = Writer(self._buffer, self.config, _new_event_id)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """A pipeline with the settings in ``PIPELINE_…`` environment variables.
+
+        Raises:
+            InvalidSetting: names the variable and the problem.
+        """
+        return cls(Config.from_mapping(os.environ if environ is None else environ))
+
+    # --- writing
+
+    def write(
+        self,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        set: Mapping[str, Any] | None = None,
+        add: Mapping[str, Any] | None = None,
+        max: Mapping[str, Any] | None = None,
+        min: Mapping[str, Any] | None = None,
+        event_id: str | None = None,
+        shard_by: str | None = None,
+    ) -> Receipt:
+        """Change one row, or create it: one atomic round trip to Redis.
+
+        Args:
+            table: as SQL spells it: ``page_views``, ``shop.orders``, ``"Order"``.
+            key: columns and values of the primary key or of a unique index. Always address a row by the same ones.
+            set: column → new value.
+            add: column → increment; counts a missing row as its defaults and NULL as 0.
+            max: column → value; the column keeps the greater one, as its type orders them in PostgreSQL.
+            min: column → value; the column keeps the lesser one.
+            event_id: idempotency key: the same id within ``dedupe_window_seconds`` is one event.
+            shard_by: the lane, instead of the row's key. All writes of a row must give the same.
+
+        Raises:
+            InvalidEvent: names the table, the column and the problem; nothing reached Redis.
+            PipelineFull: the shard holds as many pending events as it may.
+            BufferUnavailable: Redis could not be reached, or the connection broke; see there about retries.
+        """
+        change = Change(table, dict(key), dict(set or {}), dict(add or {}), dict(max or {}), dict(min or {}))
+        return self._writer.write([change], event_id=event_id, shard_by=shard_by)
+
+    def delete(
+        self, table: str, key: Mapping[str, Any], *, event_id: str | None = None, shard_by: str | None = None
+    ) -> Receipt:
+        """Delete one row; nothing happens if there is none. Raises as `write`."""
+        return self._writer.write([Change(table, dict(key), delete=True)], event_id=event_id, shard_by=shard_by)
+
+    def insert(
+        self, table: str, values: Mapping[str, Any], *, event_id: str | None = None, shard_by: str | None = None
+    ) -> Receipt:
+        """Append one row to a table without addressing it by a key, once. Raises as `write`."""
+        return self._writer.write([Change(table, insert=dict(values))], event_id=event_id, shard_by=shard_by)
+
+    def write_many(self, changes: Iterable[Change]) -> list[Receipt]:
+        """Accept one event per change, in chunks of one round trip each; order is kept per shard.
+
+        Raises as `write`; the error's ``receipts`` say what was accepted before it.
+        """
+        return self._writer.write_many(changes)
+
+    def write_group(
+        self, changes: Sequence[Change], *, shard_by: str | None = None, event_id: str | None = None
+    ) -> Receipt:
+        """Accept several changes as one event: they are applied together or become one dead letter.
+
+        Raises as `write`; also `InvalidEvent` if the rows live in different shards and ``shard_by`` is not given.
+        """
+        return self._writer.write(changes, event_id=event_id, shard_by=shard_by)
+
+    @cached_property
+    def ingress(self) -> Ingress:
+        """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
+        return Ingress(self._writer, self._buffer, self.config)
+
+    # --- flushing
+
+    @cached_property
+    def _flusher(self) -> Flusher:
+        store = PostgresStore(self._sessions, self.config)
+        return Flusher(self._buffer, store, self.config, time.monotonic, random.random)
+
+    def flush_shard(self, shard: int) -> FlushReport:
+        """Flush one shard until it is empty, fails, or its time slice is over.
+
+        Raises:
+            BufferUnavailable: Redis could not be reached.
+            NotMigrated: ``pipeline migrate`` has not run.
+            ValueError: there is no such shard.
+        """
+        if not 0 <= shard < self.config.shards:
+            raise ValueError(f"there is no shard {shard}; shards are 0 to {self.config.shards - 1}")
+        owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{uuid.uuid4().hex[:8]}"
+        return self._flusher.flush_shard(shard, owner)
+
+    def shards_to_flush(self) -> list[int]:
+        """Shards that have something to do now; from now on they count as asked for, so the caller must flush them.
+
+        That is: events are pending, nobody is at work, no failed batch rests, and no flush has been asked for lately.
+        """
+        now = time.time() * 1000
+        idle = [
+            state.shard
+            for state in self._buffer.states()
+            if (state.queued or state.frozen) and not state.leased and (state.due_ms or 0) <= now
+        ]
+        return self._buffer.want(idle) if idle else []
+
+    # --- operating
+
+    def migrate(self) -> list[str]:
+        """Create or upgrade the schema ``pipeline``; the names of the migrations that were applied."""
+        return migrate(self._sessions)
+
+    @cached_property
+    def dead_letters(self) -> PostgresDeadLetters:
+        """The dead letters, to look at."""
+        return PostgresDeadLetters(self._sessions, self.config)
+
+    @cached_property
+    def replayer(self) -> Replayer:
+        """Writes dead letters again."""
+        return Replayer(self._writer, self.dead_letters, self.config)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger of applied batches."""
+        return PostgresLedger(self._sessions, self.config)
+
+    def status(self) -> Status:
+        """Pending events, frozen batches and dead letters, per shard and in sum.
+
+        Raises:
+            BufferUnavailable, StoreUnavailable, NotMigrated: one side could not be asked.
+        """
+        ledgers = {ledger.shard: ledger for ledger in self.ledger.shards()}
+        now_ms = time.time() * 1000
+        shards = [_shard_status(state, ledgers.get(state.shard), now_ms) for state in self._buffer.states()]
+        return Status(
+            namespace=self.config.namespace,
+            pending=sum(shard.pending for shard in shards),
+            frozen=sum(shard.frozen for shard in shards),
+            oldest_age=max((shard.oldest_age for shard in shards if shard.oldest_age is not None), default=None),
+            dead_letters=sum(shard.dead_letters for shard in shards),
+            healthy=not any(shard.failures or shard.store_gaps for shard in shards),
+            shards=shards,
+        )
+
+    def close(self) -> None:
+        """Close the connections of this process; the next use opens new ones."""
+        self._buffer.close()
+        self._sessions.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) -> ShardStatus:
+    oldest = state.oldest_ms
+    return ShardStatus(
+        shard=state.shard,
+        pending=state.queued + state.frozen,
+        frozen=state.frozen,
+        oldest_age=None if oldest is None else round(max(0.0, now_ms - oldest) / 1000, 3),
+        attempts=state.claims,
+        failures=state.failures,
+        next_try=None if state.due_ms is None else round(max(0.0, state.due_ms - now_ms) / 1000, 3),
+        error=state.error,
+        applied_batches=ledger.seq if ledger else 0,
+        dead_letters=ledger.dead_letters if ledger else 0,
+        rechecking=ledger.rechecking if ledger else False,
+        store_gaps=ledger.store_gaps if ledger else 0,
+    )

@@ -1,0 +1,189 @@
+"""Accept writes: check them, encode them, and put them into Redis in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+from zlib import crc32
+
+import msgspec
+
+from pipeline.config import Config
+from pipeline.core.change import Change, canonical_table, changes_of, check_event_id, seal, shard_of
+from pipeline.core.codec import OPEN_END, Envelope, kwargs_json
+from pipeline.errors import EventTooLarge, InvalidEvent, PipelineError
+from pipeline.ports import Buffer, Encoded, EncodedChange, Written
+
+__all__ = ["Ingress", "Receipt", "Writer"]
+
+CHUNK: Final = 250
+"""Most events of one shard in one script call: it holds Redis for 1 to 2 ms."""
+
+_to_json: Final = msgspec.json.Encoder().encode
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What an accepted write returns.
+
+    ``seq`` numbers the accepted events of a shard in order. ``duplicate``: the ``event_id`` was known already, so
+    nothing was written; shard and seq are those of the first event.
+    """
+
+    event_id: str
+    shard: int
+    seq: int
+    duplicate: bool = False
+
+
+class Writer:
+    """The write side. Stateless apart from its connections; safe to share between threads."""
+
+    def __init__(self, buffer: Buffer, config: Config, new_id: Callable[[], str]) -> None:
+        """``new_id`` makes a fresh event id (a UUIDv7 in production)."""
+        self._buffer = buffer
+        self._shards = config.shards
+        self._max_bytes = config.max_event_bytes
+        self._tables = frozenset(map(canonical_table, config.tables))
+        self._new_id = new_id
+        task = f"{config.namespace}.apply_event"
+        self._envelopes = [Envelope(task, f"{config.namespace}.events.{{{shard}}}") for shard in range(config.shards)]
+
+    def write(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> Receipt:
+        """Accept one event; see `pipeline.wiring.Pipeline.write` for what it raises."""
+        event = self.encode(changes, event_id=event_id, shard_by=shard_by)
+        return _receipt(event, self._buffer.write(event.shard, [event])[0])
+
+    def write_many(self, changes: Iterable[Change]) -> list[Receipt]:
+        """Accept one event per change, in chunks; each chunk is one round trip.
+
+        Order is kept per shard. When something goes wrong, the error's ``receipts`` say what was accepted before: one
+        entry per change that was taken from ``changes``, ``None`` where it was not accepted.
+        """
+        receipts: list[Receipt | None] = []
+        for events in self._encoded(changes, receipts):
+            receipts += self._send(events, receipts)
+        return [receipt for receipt in receipts if receipt is not None]
+
+    def _encoded(self, changes: Iterable[Change], receipts: list[Receipt | None]) -> Iterator[list[Encoded]]:
+        iterator = iter(changes)
+        while chunk := list(islice(iterator, CHUNK * self._shards)):
+            try:
+                yield [self.encode([change]) for change in chunk]
+            except PipelineError as error:
+                error.receipts = [*receipts, *([None] * len(chunk))]
+                raise
+
+    def _send(self, events: Sequence[Encoded], before: Sequence[Receipt | None]) -> list[Receipt | None]:
+        lanes: dict[int, list[int]] = {}
+        for position, event in enumerate(events):
+            lanes.setdefault(event.shard, []).append(position)
+        receipts: list[Receipt | None] = [None] * len(events)
+        while lanes:
+            parts = [(shard, positions[:CHUNK]) for shard, positions in lanes.items()]
+            lanes = {shard: positions[CHUNK:] for shard, positions in lanes.items() if len(positions) > CHUNK}
+            outcomes = self._buffer.write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
+            refused: PipelineError | None = None
+            for (_, part), outcome in zip(parts, outcomes, strict=True):
+                if isinstance(outcome, PipelineError):
+                    refused = refused or outcome
+                    continue
+                for position, written in zip(part, outcome, strict=True):
+                    receipts[position] = _receipt(events[position], written)
+            if refused is not None:
+                refused.receipts = [*before, *receipts]
+                raise refused
+        return receipts
+
+    def encode(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> Encoded:
+        """Check ``changes`` and make the message of the event that they are.
+
+        Raises:
+            InvalidEvent: names the table, the column and the problem.
+            EventTooLarge: the message has more than ``max_event_bytes``.
+        """
+        if not changes:
+            raise InvalidEvent("an event needs at least one change")
+        sealed = [seal(change) for change in changes]
+        event = self._new_id() if event_id is None else check_event_id(event_id)
+        if self._tables:
+            self._check_allowed(sealed)
+        rows = [(wire["table"], identity) for wire, identity in sealed]
+        shard = shard_of(rows, shard_by, event, self._shards)
+        id_json = _to_json(event)
+        kwargs = kwargs_json([wire for wire, _ in sealed], shard_by)
+        message = self._envelopes[shard].encode(id_json, kwargs)
+        if len(message) > self._max_bytes:
+            raise EventTooLarge(
+                f"the event has {len(message)} bytes, more than PIPELINE_MAX_EVENT_BYTES={self._max_bytes}; "
+                "keep large objects elsewhere and write a reference",
+                rows[0][0],
+            )
+        if len(sealed) == 1 and shard_by is None:  # the message's arguments are the change: encode it once
+            encoded: tuple[EncodedChange, ...] = (EncodedChange(rows[0][0], rows[0][1], kwargs),)
+        else:
+            encoded = tuple(
+                EncodedChange(table, identity, _to_json(wire))
+                for (table, identity), (wire, _) in zip(rows, sealed, strict=True)
+            )
+        return Encoded(event, id_json, shard, message, encoded, event_id is not None)
+
+    def _check_allowed(self, sealed: Sequence[tuple[dict[str, Any], str | None]]) -> None:
+        for wire, _ in sealed:
+            if wire["table"] not in self._tables:
+                raise InvalidEvent("the table is not in PIPELINE_TABLES", wire["table"])
+
+
+class Ingress:
+    """Accepts events that arrive as messages of the task ``apply_event``, published by any Celery client."""
+
+    def __init__(self, writer: Writer, buffer: Buffer, config: Config) -> None:
+        self._writer = writer
+        self._buffer = buffer
+        self._shards = config.shards
+        self._shard_queue = f"{config.namespace}.events."
+        self._task = f"{config.namespace}.apply_event"
+
+    def accept(
+        self,
+        task_id: str,
+        arguments: Mapping[str, Any] | None,
+        body: Callable[[], str],
+        queue: str,
+        accepted: tuple[int, int] | None,
+    ) -> None:
+        """Accept the event with the id ``task_id``, once, however often it is delivered.
+
+        ``arguments`` are the keyword arguments, ``None`` if there were positional ones; ``body`` gives the body of the
+        message as it was, and is called only where the message itself is needed.
+
+        What is no event is forwarded to a shard queue as it is, where the flush makes it a dead letter. A message that
+        was taken out of a shard queue by mistake goes back to the front of it; ``accepted`` is its header.
+
+        Raises:
+            BufferUnavailable, PipelineFull: not now; deliver the message again later.
+        """
+        if queue.startswith(self._shard_queue):
+            message = self._message(task_id, body(), queue)
+            shard = int(queue.removeprefix(self._shard_queue).strip("{}"))
+            self._buffer.give_back(shard, message + _to_json(accepted) + OPEN_END)
+            return
+        try:
+            if arguments is None:
+                raise InvalidEvent("apply_event takes keyword arguments only")
+            options = dict(arguments)
+            shard_by = options.pop("shard_by", None)
+            if not isinstance(shard_by, str | None):
+                raise InvalidEvent("shard_by must be text")
+            self._writer.write(changes_of(options), event_id=task_id, shard_by=shard_by)
+        except InvalidEvent:
+            shard = crc32(task_id.encode()) % self._shards
+            message = self._message(task_id, body(), f"{self._shard_queue}{{{shard}}}")
+            self._buffer.write(shard, [Encoded(task_id, _to_json(task_id), shard, message, (), dedupe=True)])
+
+    def _message(self, task_id: str, body: str, queue: str) -> bytes:
+        return Envelope(self._task, queue).wrap(_to_json(task_id), body)
+
+
+def _receipt(event: Encoded, written: Written) -> Receipt:
+    return Receipt(event.id, event.shard, written.seq, written.duplicate)

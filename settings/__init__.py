@@ -1,0 +1,14 @@
+"""The settings of the service: the only place that reads the environment.
+
+A wrong value ends the process with the name of the variable; see ``pipeline.config.Config`` for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pipeline import Config
+
+__all__ = ["CONFIG"]
+
+CONFIG = Config.from_mapping(os.environ)

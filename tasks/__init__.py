@@ -1,0 +1,33 @@
+"""The service: ``celery -A tasks worker``, ``celery -A tasks beat``, ``celery -A tasks flower``."""
+
+from __future__ import annotations
+
+from celery import Celery
+from kombu import Queue
+
+from pipeline import Pipeline
+from pipeline.contrib.celery import register
+from settings import CONFIG
+
+__all__ = ["app", "pipeline"]
+
+pipeline = Pipeline(CONFIG)
+
+app = Celery("pipeline", broker=CONFIG.broker_url)
+app.conf.update(
+    task_serializer="json",
+    accept_content=["json"],
+    result_serializer="json",
+    task_ignore_result=True,
+    task_default_queue=CONFIG.namespace,
+    task_queues=[Queue(CONFIG.namespace), Queue(f"{CONFIG.namespace}.control")],
+    task_create_missing_queues=True,
+    worker_prefetch_multiplier=1,
+    worker_send_task_events=True,
+    worker_soft_shutdown_timeout=CONFIG.flush_slice_seconds + 5.0,
+    worker_enable_soft_shutdown_on_idle=False,
+    worker_hijack_root_logger=True,
+    broker_connection_retry_on_startup=True,
+    beat_max_loop_interval=CONFIG.flush_interval_seconds,
+)
+register(app, pipeline)

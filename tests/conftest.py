@@ -1,0 +1,87 @@
+"""Fixtures for every test: real servers for the session; a fresh database and an empty Redis for each test."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+import redis
+from hypothesis import settings
+from psycopg import sql
+
+from pipeline.contrib.embedded import Postgres, Servers, Valkey
+
+# On a busy CI machine, slow is not wrong; but what fails there must fail here again.
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("dev", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    # Nothing here survives a power cut, and no test makes one: a killed server keeps what it gave to the kernel.
+    with Servers(postgres_settings={"fsync": "off"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def valkey(servers: Servers) -> Valkey:
+    """The session's Valkey. A test that stops it starts it again."""
+    return servers.valkey
+
+
+@pytest.fixture(scope="session")
+def postgres(servers: Servers) -> Postgres:
+    """The session's Postgres. A test that stops it starts it again."""
+    return servers.postgres
+
+
+@pytest.fixture
+def redis_url(valkey: Valkey) -> str:
+    """Database 0 of the session's Valkey, empty and without scripts: the test's Redis and Celery broker."""
+    if not valkey.running:  # a test that failed half-way hurts only itself
+        valkey.start()
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+        client.script_flush()
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def template_database() -> str:
+    """What each test's database is a copy of. Override it for a directory of tests that share a schema."""
+    return "template1"
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres: Postgres, template_database: str) -> Callable[[], str]:
+    """Makes a database and returns its name."""
+    numbers = itertools.count(1)
+
+    def create() -> str:
+        name = f"test_{next(numbers)}"
+        _administer(
+            postgres,
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+                sql.Identifier(name), sql.Identifier(template_database)
+            ),
+        )
+        return name
+
+    return create
+
+
+@pytest.fixture
+def database_url(postgres: Postgres, new_database: Callable[[], str]) -> Iterator[str]:
+    """A database that only this test uses; it is dropped afterwards, whoever is still connected."""
+    name = new_database()
+    yield postgres.url_of(name)
+    _administer(postgres, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _administer(postgres: Postgres, statement: sql.Composed) -> None:
+    if not postgres.running:  # a test that failed half-way hurts only itself
+        postgres.start()
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(statement)
