@@ -14,7 +14,6 @@ from pipeline.core.change import Event
 from pipeline.core.codec import Malformed, decode
 from pipeline.core.failure import Meaning
 from pipeline.core.retry import delay
-from pipeline.core.values import identity
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
 from pipeline.errors import ApplyFailed
 from pipeline.ports import Applied, Batch, Buffer, Busy, Claimed, Empty, Resting, Settled, Store
@@ -165,6 +164,10 @@ def _settled(entries: Sequence[Event | Malformed], applied: Applied) -> list[Set
     for position, entry in enumerate(entries):
         rows: list[tuple[str, str]] = []
         if isinstance(entry, Event) and entry.seq is not None:
-            rows = [(change.table, identity(change.key)) for change in entry.changes if change.insert is None]
+            rows = [
+                (change.table, identity)
+                for change, identity in zip(entry.changes, entry.identities, strict=True)
+                if identity is not None
+            ]
         settled.append(Settled(entry.seq, rows, position in applied.dead))
     return settled

@@ -265,8 +265,8 @@ class DeadLetters(Protocol):
 class ShardLedger(msgspec.Struct, frozen=True):
     """What the ledger says of a shard.
 
-    ``rechecking``: Redis went back in time, event ids are being looked up. ``store_gaps``: how often PostgreSQL was found
-    to have gone back in time.
+    ``rechecking``: Redis went back in time, event ids are being looked up. ``store_gaps``: how often PostgreSQL was
+    found to have gone back in time.
     """
 
     shard: int

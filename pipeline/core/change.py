@@ -67,10 +67,12 @@ class Event(msgspec.Struct, frozen=True):
 
     ``seq`` and ``accepted_ms`` (Unix time in milliseconds) are what Redis assigned when it accepted the event; they are
     ``None`` for a message that a Celery client put into a shard queue itself. ``raw`` is the message as it was.
+    ``identities`` are those of the changes' keys, in the same order (``None`` for an insert).
     """
 
     id: str
     changes: tuple[Change, ...]
+    identities: tuple[str | None, ...]
     raw: bytes = b""
     seq: int | None = None
     accepted_ms: int | None = None
@@ -194,16 +196,15 @@ _SUMMABLE: Final = (int, float, Decimal, timedelta)
 
 
 def _check_operands(change: Change) -> None:
-    parts = [change.key, change.set, change.add, change.max, change.min]
-    filled = [part for part in parts if part]
-    if len(filled) > 1 and len(frozenset().union(*filled)) != sum(map(len, filled)):
-        named = [name for part in filled for name in part]
+    key, set_, add, max_, min_ = change.key, change.set, change.add, change.max, change.min
+    named = [*key, *set_, *add, *max_, *min_]
+    if len(frozenset(named)) != len(named):
         twice = next(name for name in named if named.count(name) > 1)
         raise InvalidEvent("the column appears twice in one change (in key, set, add, max, min)", column=twice)
-    for name, value in change.add.items():
+    for name, value in add.items():
         if not isinstance(value, _SUMMABLE) or isinstance(value, bool):
             raise InvalidEvent(f"an increment must be a number or a timedelta, not {_kind(value)}", column=name)
-    for part in (change.max, change.min):
+    for part in (max_, min_):
         for name, value in part.items():
             if value is None or isinstance(value, dict | list | tuple):
                 raise InvalidEvent(f"max and min take a single value, not {_kind(value)}", column=name)
@@ -214,45 +215,41 @@ def _kind(value: object) -> str:
 
 
 def unseal(change: Change) -> tuple[Change, str | None]:
-    """Decode the tagged values of a change that arrived as JSON, check it, and identify its key.
+    """Decode the tagged values of a change that arrived as JSON (in place), check it, and identify its key.
 
     Raises:
         InvalidEvent: as `seal`.
     """
-    decoded = Change(
-        table=canonical_table(change.table),
-        key=_unseal_columns(change.key),
-        set=_unseal_columns(change.set),
-        add=_unseal_columns(change.add),
-        max=_unseal_columns(change.max),
-        min=_unseal_columns(change.min),
-        delete=change.delete,
-        insert=None if change.insert is None else _unseal_columns(change.insert),
-    )
+    table = canonical_table(change.table)
+    if table != change.table:
+        change = msgspec.structs.replace(change, table=table)
     try:
-        if decoded.insert is not None:
-            _refuse_mixed_insert(decoded)
-            return decoded, None
-        if not decoded.key:
+        if change.insert is not None:
+            _refuse_mixed_insert(change)
+            _unseal_columns(change.insert)
+            return change, None
+        if not change.key:
             raise InvalidEvent("a key is needed")
-        if decoded.delete and (decoded.set or decoded.add or decoded.max or decoded.min):
+        for columns in (change.key, change.set, change.add, change.max, change.min):
+            if columns:
+                _unseal_columns(columns)
+        if change.delete and (change.set or change.add or change.max or change.min):
             raise InvalidEvent("a delete cannot also set, add, max or min")
-        _check_operands(decoded)
-        return decoded, identity(decoded.key)
+        _check_operands(change)
+        return change, identity(change.key)
     except InvalidEvent as error:
-        raise InvalidEvent(error.problem, error.table or decoded.table, error.column) from None
+        raise InvalidEvent(error.problem, error.table or table, error.column) from None
 
 
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 
 
-def _unseal_columns(columns: dict[str, Any]) -> dict[str, Any]:
+def _unseal_columns(columns: dict[str, Any]) -> None:
     for name, value in columns.items():
         if not name or "\x00" in name:
             _check_name(name)
         if type(value) not in _PLAIN:
             columns[name] = from_wire(value)
-    return columns
 
 
 # --- ids and lanes ----------------------------------------------------------------------------------------------------

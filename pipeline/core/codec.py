@@ -105,7 +105,8 @@ class _Kwargs(Change, frozen=True, forbid_unknown_fields=True):
 
 
 _decode_message: Final = msgspec.json.Decoder(_Message).decode
-_decode_body: Final = msgspec.json.Decoder(tuple[list[Any], _Kwargs, Any]).decode
+_decode_change: Final = msgspec.json.Decoder(tuple[list[Any], Change, Any]).decode
+_decode_kwargs: Final = msgspec.json.Decoder(tuple[list[Any], _Kwargs, Any]).decode
 
 
 def accepted_ms(raw: bytes) -> int | None:
@@ -153,16 +154,35 @@ def _body(message: _Message) -> bytes | str:
 
 
 def _event(headers: _Headers, body: bytes | str, raw: bytes) -> Event:
-    args, kwargs, _embed = _decode_body(body)
+    args, changes, shard_by = _arguments(body)
     if args:
         raise InvalidEvent("apply_event takes keyword arguments only")
-    if kwargs.changes is None:
-        changes: tuple[Change, ...] = (unseal(kwargs)[0],)
-    elif kwargs != _Kwargs(changes=kwargs.changes, shard_by=kwargs.shard_by):
-        raise InvalidEvent("changes=[…] cannot be mixed with the arguments of a single change")
-    elif not kwargs.changes:
-        raise InvalidEvent("changes=[] holds no change")
-    else:
-        changes = tuple(unseal(change)[0] for change in kwargs.changes)
+    unsealed = [unseal(change) for change in changes]
     seq, accepted_ms = headers.pipeline or (None, None)
-    return Event(check_event_id(headers.id), changes, raw, seq, accepted_ms, kwargs.shard_by)
+    return Event(
+        id=check_event_id(headers.id),
+        changes=tuple([change for change, _ in unsealed]),
+        identities=tuple([identity for _, identity in unsealed]),
+        raw=raw,
+        seq=seq,
+        accepted_ms=accepted_ms,
+        shard_by=shard_by,
+    )
+
+
+def _arguments(body: bytes | str) -> tuple[list[Any], list[Change], str | None]:
+    """Positional arguments, changes and ``shard_by`` in the body of a message."""
+    try:
+        args, change, _ = _decode_change(body)  # nearly every message is one change and nothing else
+    except msgspec.ValidationError:
+        args, kwargs, _ = _decode_kwargs(body)
+    else:
+        return args, [change], None
+    if kwargs.changes is None:
+        fields = {name: getattr(kwargs, name) for name in Change.__struct_fields__}
+        return args, [Change(**fields)], kwargs.shard_by
+    if kwargs != _Kwargs(changes=kwargs.changes, shard_by=kwargs.shard_by):
+        raise InvalidEvent("changes=[…] cannot be mixed with the arguments of a single change")
+    if not kwargs.changes:
+        raise InvalidEvent("changes=[] holds no change")
+    return args, kwargs.changes, kwargs.shard_by

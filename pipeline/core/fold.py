@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.core.change import Change
 from pipeline.core.table import Column, Kind, Table
-from pipeline.core.values import Columns, identity
+from pipeline.core.values import Columns
 
 __all__ = ["Delete", "Insert", "Operation", "Step", "Upsert", "Wave", "fold", "operation", "then"]
 
@@ -39,7 +39,7 @@ __all__ = ["Delete", "Insert", "Operation", "Step", "Upsert", "Wave", "fold", "o
 class Step(NamedTuple):
     """What happens to one column: ``verb`` is set, add, max or min.
 
-    With ``candidates`` the operand is a tuple of values of which PostgreSQL picks the greatest (max) or the least (min).
+    With ``candidates`` the operand is a tuple of values: PostgreSQL picks the greatest (max) or the least (min).
     """
 
     verb: str
@@ -97,19 +97,20 @@ def operation(change: Change) -> Operation | Insert:
     return Upsert(change.key, steps)
 
 
-def fold(changes: Iterable[tuple[Table, Change]]) -> list[Wave]:
+def fold(changes: Iterable[tuple[Table, Change, str | None]]) -> list[Wave]:
     """The waves of row operations that have the effect of ``changes``, applied in order.
 
-    The table of a change is resolved by the caller, so that two spellings of one table are one table.
+    The table of a change is resolved by the caller, so that two spellings of one table are one table. The third part is
+    the identity of the change's key, ``None`` for an insert.
     """
     programs: dict[tuple[int, str], list[Operation]] = {}
     inserts: dict[int, list[Insert]] = {}
-    for table, change in changes:
+    for table, change, name in changes:
         step = operation(change)
-        if isinstance(step, Insert):
-            inserts.setdefault(table.oid, []).append(step)
+        if isinstance(step, Insert) or name is None:
+            inserts.setdefault(table.oid, []).append(Insert(change.insert or {}))
             continue
-        program = programs.setdefault((table.oid, identity(change.key)), [])
+        program = programs.setdefault((table.oid, name), [])
         if isinstance(step, Delete):
             program[:] = [step]  # nothing that came before can be seen any more
         elif not program:

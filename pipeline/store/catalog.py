@@ -54,15 +54,17 @@ class Catalog:
         """Read everything anew from now on: the schema seems to have changed."""
         self._tables = {}
 
-    def table(self, connection: psycopg.Connection[Any], name: str) -> Table:
-        """The table called ``name`` (canonical SQL spelling).
+    def get(self, name: str) -> Table | None:
+        """The table called ``name`` (canonical SQL spelling), if it has been read already."""
+        return self._tables.get(name)
+
+    def read(self, connection: psycopg.Connection[Any], name: str) -> Table:
+        """Read the table called ``name``.
 
         Raises:
             ApplyFailed: there is no such table, or it is none that can be written in bulk (meaning: systemic).
         """
-        table = self._tables.get(name)
-        if table is None:
-            table = self._tables[name] = _read(connection, name)
+        table = self._tables[name] = _read(connection, name)
         return table
 
 

@@ -245,19 +245,23 @@ class _Application:
         return bad
 
     def _attempt(self, events: Sequence[Event]) -> _Finding | None:
-        return self._in_savepoint([[change for event in events for change in event.changes]])
+        return self._in_savepoint(
+            [[row for event in events for row in zip(event.changes, event.identities, strict=True)]]
+        )
 
     def _attempt_alone(self, event: Event) -> _Finding | None:
-        return self._in_savepoint([[change] for change in event.changes])
+        return self._in_savepoint([[row] for row in zip(event.changes, event.identities, strict=True)])
 
-    def _in_savepoint(self, steps: Sequence[Sequence[Change]]) -> _Finding | None:
+    def _in_savepoint(self, steps: Sequence[Sequence[tuple[Change, str | None]]]) -> _Finding | None:
         """Fold and write each step; all or nothing. Deferred constraints are checked here too, not first at COMMIT."""
         self._savepoints += 1
         self._connection.execute("SAVEPOINT pipeline; SET CONSTRAINTS ALL DEFERRED")
         try:
             rows = 0
             for changes in steps:
-                rows += self._writer.write(fold([(self._table(change.table), change) for change in changes]))
+                rows += self._writer.write(
+                    fold([(self._table(change.table), change, name) for change, name in changes])
+                )
             self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT pipeline")
         except Unfit as error:
             finding = _Finding(str(error), None)
@@ -280,7 +284,9 @@ class _Application:
             self._plans.clear()
 
     def _table(self, name: str) -> Table:
-        table = self._catalog.table(self._connection, name)
+        table = self._catalog.get(name)
+        if table is None:
+            table = self._catalog.read(self._connection, name)
         self._tables[table.oid] = table
         return table
 
