@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final, Self
 
 import msgspec
 
+from pipeline.core.change import canonical_table
 from pipeline.core.retry import RetryPolicy
-from pipeline.errors import InvalidSetting
+from pipeline.errors import InvalidEvent, InvalidSetting
 
 __all__ = ["Config"]
 
@@ -82,7 +83,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.flush_threshold < 0:
             msgspec.structs.force_setattr(self, "flush_threshold", self.batch_size)
         if self.max_pending < self.shards:
-            raise ValueError(f"max_pending ({self.max_pending}) must be at least the number of shards ({self.shards})")
+            raise InvalidSetting(
+                f"{PREFIX}MAX_PENDING", f"{self.max_pending} is less than the number of shards ({self.shards})"
+            )
+        for table in self.tables:
+            try:
+                canonical_table(table)
+            except InvalidEvent as error:
+                raise InvalidSetting(f"{PREFIX}TABLES", str(error)) from error
 
     @property
     def retry(self) -> RetryPolicy:
@@ -110,6 +118,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         try:
             return msgspec.convert(fields, cls, strict=False)
         except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, InvalidSetting):
+                raise error.__cause__ from None
             raise _invalid(error, fields, prefix) from error
 
 

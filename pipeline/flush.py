@@ -14,7 +14,7 @@ from pipeline.core.change import Event
 from pipeline.core.codec import Malformed, decode
 from pipeline.core.failure import Meaning
 from pipeline.core.retry import delay
-from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
+from pipeline.core.verdict import Bury, Halve, Leave, Retry, crashes_inherited, judge_crash, judge_failure
 from pipeline.errors import ApplyFailed
 from pipeline.ports import Applied, Batch, Buffer, Busy, Claimed, Empty, Resting, Settled, Store
 
@@ -24,6 +24,9 @@ log: Final = logging.getLogger("pipeline.flush")
 
 _TELLING: Final = frozenset({Meaning.OUTAGE, Meaning.SYSTEMIC, Meaning.BUSY})
 """Errors whose text is about the server or the schema. The text of the others may quote a row, and is not logged."""
+
+_BOUNDED: Final = frozenset({Meaning.PARENT_MISSING, Meaning.UNKNOWN})
+"""Errors that are tried ``retry_attempts`` times, and only they count: an outage before uses up no try."""
 
 
 class End(StrEnum):
@@ -64,13 +67,15 @@ class Flusher:
         self._clock = clock
         self._draw = draw
 
-    def flush_shard(self, shard: int, owner: str) -> FlushReport:
+    def flush_shard(self, shard: int, owner: str, slice_seconds: float | None = None) -> FlushReport:
         """Work on ``shard`` under the name ``owner`` until it is empty, fails, or the time slice is over.
+
+        The slice is the configured one unless ``slice_seconds`` says otherwise.
 
         Raises:
             BufferUnavailable, StoreUnavailable, NotMigrated: nothing can be done now; the batch stays frozen.
         """
-        until = self._clock() + self._slice
+        until = self._clock() + (self._slice if slice_seconds is None else slice_seconds)
         report = FlushReport(shard, End.EMPTY)
         while True:
             claim = self._buffer.claim(shard, owner)
@@ -94,7 +99,7 @@ class Flusher:
         verdict = judge_crash(claim.claims, claim.failures, len(claim.messages))
         if isinstance(verdict, Halve):
             log.warning("shard %d: batch %s keeps dying with its worker, halving it", claim.shard, claim.id)
-            self._buffer.halve(claim)
+            self._buffer.halve(claim, crashes_inherited(len(claim.messages)))
             return report
         entries = [decode(message, self._task) for message in claim.messages]
         batch = Batch(
@@ -102,7 +107,7 @@ class Flusher:
             id=claim.id,
             seq=claim.seq,
             entries=entries,
-            final=claim.failures + 1 >= self._retry.attempts,
+            final=claim.tries + 1 >= self._retry.attempts,
             failures=claim.failures,
             drained=claim.drained,
             bury=verdict.reason if isinstance(verdict, Bury) else None,
@@ -131,16 +136,16 @@ class Flusher:
         verdict = judge_failure(meaning, claim.failures + 1, len(claim.messages), self._retry, self._draw())
         match verdict:
             case Leave():
-                self._buffer.release(claim.shard, claim.owner)
+                self._buffer.leave(claim)
                 return _ended(report, End.BUSY)
             case Halve():
                 log.warning("shard %d: batch %s halved: %s", claim.shard, claim.id, text)
-                self._buffer.halve(claim)
+                self._buffer.halve(claim, crashes=0)
                 return report
             case Retry(seconds):
                 level = logging.ERROR if meaning is Meaning.SYSTEMIC else logging.WARNING
                 log.log(level, "shard %d: batch %s kept, next try in %.1f s: %s", claim.shard, claim.id, seconds, text)
-                self._buffer.fail(claim, text, seconds)
+                self._buffer.fail(claim, text, seconds, bounded=meaning in _BOUNDED)
                 return msgspec.structs.replace(report, end=End.FAILED, error=text)
 
     def _tell(self, claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "Encoded",
     "EncodedChange",
     "EventWriter",
+    "Extent",
     "Ledger",
     "Resting",
     "Settled",
@@ -82,8 +83,8 @@ class Claimed(msgspec.Struct, frozen=True):
     """A frozen batch: ``messages`` are its events, oldest first.
 
     Until it is acknowledged, every claim of the shard returns the same batch. ``claims`` counts how often it has been
-    claimed (this time included), ``failures`` how often an error was recorded. ``drained``: nothing is queued behind
-    it.
+    claimed under this id (this time included), ``failures`` how often an error was recorded, ``tries`` how many of
+    these were of a kind that is tried a bounded number of times. ``drained``: nothing is queued behind it.
     """
 
     shard: int
@@ -94,6 +95,7 @@ class Claimed(msgspec.Struct, frozen=True):
     messages: Sequence[bytes]
     drained: bool = False
     owner: str = ""
+    tries: int = 0
 
 
 class Empty(msgspec.Struct, frozen=True):
@@ -165,12 +167,19 @@ class Buffer(Protocol):
         """Drop the batch and trim the overlays; ``False`` if somebody else has done so. Not one step: resumable."""
         ...
 
-    def fail(self, batch: Claimed, error: str, rest_seconds: float) -> None:
-        """Record a failure of the frozen batch and let it rest."""
+    def fail(self, batch: Claimed, error: str, rest_seconds: float, *, bounded: bool = False) -> None:
+        """Record a failure of the frozen batch and let it rest; ``bounded``: it counts as one of its ``tries``."""
         ...
 
-    def halve(self, batch: Claimed) -> bool:
-        """Keep the older half under a new id and give the newer half back to the queue, order kept."""
+    def leave(self, batch: Claimed) -> None:
+        """Leave the batch to another flusher: the claim does not count, and its lease is given up."""
+        ...
+
+    def halve(self, batch: Claimed, crashes: int) -> bool:
+        """Keep the older half under a new id and give the newer half back to the queue, order kept.
+
+        The new batch counts as claimed ``crashes`` times without a word of an error.
+        """
         ...
 
     def release(self, shard: int, owner: str) -> None:
@@ -244,6 +253,13 @@ class Store(Protocol):
         ...
 
 
+class Extent(msgspec.Struct, frozen=True):
+    """How many letters are dead, and the highest id among them (0: there is none)."""
+
+    count: int
+    last: int
+
+
 class DeadLetters(Protocol):
     """Dead letters, to look at and to mark."""
 
@@ -255,6 +271,14 @@ class DeadLetters(Protocol):
 
     def get(self, ids: Sequence[int]) -> list[DeadLetter]:
         """The dead letters with these ids, in order of id; ids that do not exist are left out."""
+        ...
+
+    def extent(self, table: str | None = None) -> Extent:
+        """How many letters (of ``table``) are dead now, and up to which id."""
+        ...
+
+    def oldest(self, *, after: int, last: int, table: str | None = None, limit: int = 100) -> list[DeadLetter]:
+        """Up to ``limit`` letters that are dead, with ids in (``after``, ``last``], oldest first."""
         ...
 
     def mark_replayed(self, letter: int, *, event_id: str, forced: bool, actor: str) -> bool:

@@ -7,7 +7,7 @@ newer write has touched its row; so it needs ``force``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -25,9 +25,10 @@ class Outcome(StrEnum):
     """What became of a dead letter that was to be replayed."""
 
     REPLAYED = "replayed"
-    WOULD_REPLAY = "would replay"  # a dry run
-    NOT_DEAD = "not dead"  # it was replayed or discarded before
-    NEEDS_FORCE = "needs force"  # it sets or deletes, and could overwrite a newer write
+    WOULD_REPLAY = "would_replay"  # a dry run
+    NOT_FOUND = "not_found"  # there is no such dead letter
+    NOT_DEAD = "not_dead"  # it was replayed or discarded before
+    NEEDS_FORCE = "needs_force"  # it sets or deletes, and could overwrite a newer write
     MALFORMED = "malformed"  # it is no event, and cannot be written as it is
     REFUSED = "refused"  # the write side refused it
 
@@ -42,6 +43,7 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 _SUFFIX: Final = ":replay-"
+_PAGE: Final = 100  # letters in memory at once: a letter may have PIPELINE_MAX_EVENT_BYTES
 
 
 class Replayer:
@@ -63,10 +65,40 @@ class Replayer:
         for letter in sorted(letters, key=lambda one: one.id):
             yield self._replay(letter, actor=actor, force=force, dry_run=dry_run)
 
+    def replay_ids(
+        self, ids: Iterable[int], *, actor: str, force: bool = False, dry_run: bool = False
+    ) -> Iterator[Replayed]:
+        """Replay the letters with these ids, each once, in the order in which they died."""
+        wanted = sorted(frozenset(ids))
+        for start in range(0, len(wanted), _PAGE):
+            page = wanted[start : start + _PAGE]
+            letters = {letter.id: letter for letter in self._letters.get(page)}
+            for one in page:
+                if one in letters:
+                    yield self._replay(letters[one], actor=actor, force=force, dry_run=dry_run)
+                else:
+                    yield Replayed(one, Outcome.NOT_FOUND)
+
+    def replay_all(
+        self, *, actor: str, last: int, table: str | None = None, force: bool = False, dry_run: bool = False
+    ) -> Iterator[Replayed]:
+        """Replay every letter (of ``table``) that is dead, up to the id ``last``, in the order in which they died.
+
+        ``last`` is `Extent.last`: what dies while this runs, maybe of the same fault again, is not taken up.
+        """
+        after = 0
+        while letters := self._letters.oldest(after=after, last=last, table=table, limit=_PAGE):
+            yield from self.replay(letters, actor=actor, force=force, dry_run=dry_run)
+            after = letters[-1].id
+
+    def event(self, letter: DeadLetter) -> Event | Malformed:
+        """What a dead letter's message holds."""
+        return decode(letter.message, self._task)
+
     def _replay(self, letter: DeadLetter, *, actor: str, force: bool, dry_run: bool) -> Replayed:
         if letter.status != "dead":
             return Replayed(letter.id, Outcome.NOT_DEAD, detail=letter.status)
-        event = decode(letter.message, self._task)
+        event = self.event(letter)
         if isinstance(event, Malformed):
             return Replayed(letter.id, Outcome.MALFORMED, detail=event.reason)
         if not force and not _commutes(event):

@@ -9,7 +9,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Self
 
@@ -18,7 +19,7 @@ import msgspec
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.config import Config
 from pipeline.core.change import Change, event_id
-from pipeline.flush import Flusher, FlushReport
+from pipeline.flush import End, Flusher, FlushReport
 from pipeline.ports import Ledger, ShardLedger, ShardState
 from pipeline.replay import Replayer
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
@@ -30,6 +31,8 @@ from pipeline.writer import Ingress, Receipt, Writer
 __all__ = ["Pipeline", "ShardStatus", "Status"]
 
 _RANDOM_BITS: Final = 74  # of a UUIDv7
+_TURN_SECONDS: Final = 0.5  # of one shard in a drain; short, so that its caller can show progress and stop
+_BUSY_SECONDS: Final = 0.05  # until another flusher, who is in the middle of a batch, is looked at again
 
 
 def _new_event_id() -> str:
@@ -165,8 +168,8 @@ class Pipeline:
         store = PostgresStore(self._sessions, self.config)
         return Flusher(self._buffer, store, self.config, time.monotonic, random.random)
 
-    def flush_shard(self, shard: int) -> FlushReport:
-        """Flush one shard until it is empty, fails, or its time slice is over.
+    def flush_shard(self, shard: int, *, slice_seconds: float | None = None) -> FlushReport:
+        """Flush one shard until it is empty, fails, or its time slice (default: the configured one) is over.
 
         Raises:
             BufferUnavailable: Redis could not be reached.
@@ -176,7 +179,22 @@ class Pipeline:
         if not 0 <= shard < self.config.shards:
             raise ValueError(f"there is no shard {shard}; shards are 0 to {self.config.shards - 1}")
         owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{uuid.uuid4().hex[:8]}"
-        return self._flusher.flush_shard(shard, owner)
+        return self._flusher.flush_shard(shard, owner, slice_seconds)
+
+    def drain(self, shards: Iterable[int] | None = None) -> Iterator[FlushReport]:
+        """Flush ``shards`` (default: all) in turns until each was empty once, or has a batch that failed.
+
+        Yields what every turn did. A shard on which another flusher is at work gets its turn again later. Stopping
+        between two turns leaves nothing half done. Raises as `flush_shard`.
+        """
+        turns = deque(range(self.config.shards) if shards is None else shards)
+        while turns:
+            report = self.flush_shard(turns.popleft(), slice_seconds=_TURN_SECONDS)
+            if report.end in {End.SLICE, End.BUSY}:
+                turns.append(report.shard)
+            yield report
+            if report.end is End.BUSY:
+                time.sleep(_BUSY_SECONDS)
 
     def shards_to_flush(self) -> list[int]:
         """Shards that have something to do now; from now on they count as asked for, so the caller must flush them.

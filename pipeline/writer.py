@@ -12,7 +12,7 @@ import msgspec
 from pipeline.config import Config
 from pipeline.core.change import Change, canonical_table, changes_of, check_event_id, seal, shard_of
 from pipeline.core.codec import OPEN_END, Envelope, kwargs_json
-from pipeline.errors import EventTooLarge, InvalidEvent, PipelineError
+from pipeline.errors import EventTooLarge, InvalidEvent, PipelineError, PipelineFull
 from pipeline.ports import Buffer, Encoded, EncodedChange, Written
 
 __all__ = ["Ingress", "Receipt", "Writer"]
@@ -82,8 +82,12 @@ class Writer:
         while lanes:
             parts = [(shard, positions[:CHUNK]) for shard, positions in lanes.items()]
             lanes = {shard: positions[CHUNK:] for shard, positions in lanes.items() if len(positions) > CHUNK}
-            outcomes = self._buffer.write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
             refused: PipelineError | None = None
+            try:
+                outcomes = self._buffer.write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
+            except PipelineError as error:  # none of them, or the connection broke and nobody knows
+                error.receipts = [*before, *receipts]
+                raise
             for (_, part), outcome in zip(parts, outcomes, strict=True):
                 if isinstance(outcome, PipelineError):
                     refused = refused or outcome
@@ -91,8 +95,7 @@ class Writer:
                 for position, written in zip(part, outcome, strict=True):
                     receipts[position] = _receipt(events[position], written)
             if refused is not None:
-                refused.receipts = [*before, *receipts]
-                raise refused
+                raise _with_receipts(refused, [*before, *receipts])
         return receipts
 
     def encode(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> Encoded:
@@ -183,6 +186,14 @@ class Ingress:
 
     def _message(self, task_id: str, body: str, queue: str) -> bytes:
         return Envelope(self._task, queue).wrap(_to_json(task_id), body)
+
+
+def _with_receipts(error: PipelineError, receipts: Sequence[Receipt | None]) -> PipelineError:
+    if isinstance(error, PipelineFull):
+        accepted = sum(receipt is not None for receipt in receipts)
+        error = PipelineFull(error.shard, error.pending, error.limit, accepted)
+    error.receipts = receipts
+    return error
 
 
 def _receipt(event: Encoded, written: Written) -> Receipt:

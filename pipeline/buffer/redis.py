@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError, RedisError
 from pipeline.buffer.keys import Keys
 from pipeline.config import Config
 from pipeline.core.codec import accepted_ms, flush_message
-from pipeline.errors import BufferUnavailable, PipelineError, PipelineFull, TopologyMismatch
+from pipeline.errors import BufferUnavailable, InvalidSetting, PipelineError, PipelineFull, TopologyMismatch
 from pipeline.ports import Busy, Claimed, Empty, Encoded, Resting, Settled, ShardState, Written
 
 __all__ = ["RedisBuffer", "connect"]
@@ -34,15 +34,25 @@ def connect(config: Config) -> redis.Redis:
     """A lazy client; safe to share between threads, and across a fork (its pool notices the new process id).
 
     It never repeats a command by itself: a repeated write whose first answer was lost would be a second event.
+
+    Raises:
+        InvalidSetting: the URL cannot be read.
     """
-    return redis.Redis.from_url(
-        config.redis_url,
-        retry=None,
-        retry_on_error=[],
-        socket_timeout=config.redis_timeout_seconds,
-        socket_connect_timeout=config.redis_timeout_seconds,
-        health_check_interval=0,
-    )
+    try:
+        return redis.Redis.from_url(
+            config.redis_url,
+            retry=None,
+            retry_on_error=[],
+            socket_timeout=config.redis_timeout_seconds,
+            socket_connect_timeout=config.redis_timeout_seconds,
+            health_check_interval=0,
+        )
+    except (ValueError, TypeError):  # its message may quote a password
+        raise InvalidSetting(
+            "PIPELINE_REDIS_URL",
+            "not a URL of Redis; write redis://user:password@host:6379/0 "
+            "(other characters than letters and digits in the password as %XX)",
+        ) from None
 
 
 @contextmanager
@@ -63,7 +73,7 @@ class RedisBuffer:
         lua = files("pipeline.buffer") / "lua"
         self._scripts: dict[str, Script] = {
             name: client.register_script((lua / f"{name}.lua").read_text("utf-8"))
-            for name in ("write", "claim", "acknowledge", "fail", "halve", "release", "want")
+            for name in ("write", "claim", "acknowledge", "fail", "leave", "halve", "release", "want")
         }
         template = flush_message(f"{config.namespace}.flush_shard", self._keys.control, -1, "@ID@")
         # without the same Redis as broker the script cannot enqueue; the beat still flushes every interval
@@ -83,36 +93,33 @@ class RedisBuffer:
         with _translated():
             self._check_topology()
             reply = self._scripts["write"](keys=keys, args=args)
-        return self._written(shard, reply, 0)
+        return self._written(shard, reply)
 
     def write_chunks(self, chunks: Sequence[tuple[int, Sequence[Encoded]]]) -> list[list[Written] | PipelineError]:
         """See `pipeline.ports.Buffer.write_chunks`."""
         script = self._scripts["write"]
         calls = [self._write_call(shard, events) for shard, events in chunks]
 
-        def send() -> list[Any]:
+        def send(chosen: Sequence[int]) -> dict[int, Any]:
             pipe = self._redis.pipeline(transaction=False)
-            for keys, args in calls:
+            for number in chosen:
+                keys, args = calls[number]
                 pipe.evalsha(script.sha, len(keys), *keys, *args)
-            replies: list[Any] = pipe.execute(raise_on_error=False)
-            return replies
+            return dict(zip(chosen, pipe.execute(raise_on_error=False), strict=True))
 
         with _translated():
             self._check_topology()
-            replies = send()
-            if any(
-                isinstance(reply, NoScriptError) for reply in replies
-            ):  # then none of them ran: Redis lost its scripts
+            replies = send(range(len(calls)))
+            # Redis lost its scripts: these calls, and only these, did not run
+            if missed := [number for number, reply in replies.items() if isinstance(reply, NoScriptError)]:
                 self._redis.script_load(script.script)
-                replies = send()
+                replies |= send(missed)
         outcomes: list[list[Written] | PipelineError] = []
-        accepted = 0
-        for (shard, events), reply in zip(chunks, replies, strict=True):
+        for (shard, _), reply in zip(chunks, replies.values(), strict=True):
             try:
                 if isinstance(reply, Exception):
                     raise BufferUnavailable(f"{type(reply).__name__}: {reply}") from reply
-                outcomes.append(self._written(shard, reply, accepted))
-                accepted += len(events)
+                outcomes.append(self._written(shard, reply))
             except (BufferUnavailable, PipelineFull) as error:
                 outcomes.append(error)
         return outcomes
@@ -146,20 +153,22 @@ class RedisBuffer:
                 args.append(change.json)
         return keys, args
 
-    def _written(self, shard: int, reply: list[int], accepted: int) -> list[Written]:
+    def _written(self, shard: int, reply: list[int]) -> list[Written]:
         if reply[0] < 0:
-            raise PipelineFull(shard, -1 - reply[0], self._per_shard, accepted)
+            raise PipelineFull(shard, -1 - reply[0], self._per_shard)
         return [Written(abs(seq), seq < 0) for seq in reply[1:]]
 
     def _check_topology(self) -> None:
         if self._topology_checked:
             return
         ours = {"shards": str(self._config.shards), "format": FORMAT}
-        pipe = self._redis.pipeline(transaction=True)
-        for field, value in ours.items():
-            pipe.hsetnx(self._keys.topology, field, value)
-        pipe.hmget(self._keys.topology, list(ours))
-        theirs = pipe.execute()[-1]
+        theirs = self._redis.hmget(self._keys.topology, list(ours))
+        if None in theirs:  # look first: a full Redis takes no command that could write
+            pipe = self._redis.pipeline(transaction=True)
+            for field, value in ours.items():
+                pipe.hsetnx(self._keys.topology, field, value)
+            pipe.hmget(self._keys.topology, list(ours))
+            theirs = pipe.execute()[-1]
         for (field, value), found in zip(ours.items(), theirs, strict=True):
             if found.decode() != value:
                 raise TopologyMismatch(field, value, found.decode())
@@ -183,8 +192,8 @@ class RedisBuffer:
                 return Empty()
             case [b"resting", milliseconds]:
                 return Resting(milliseconds / 1000)
-            case [b"batch", batch_id, seq, claims, failures, queued, *messages]:
-                return Claimed(shard, batch_id.decode(), seq, claims, failures, messages, queued == 0, owner)
+            case [b"batch", batch_id, seq, claims, failures, tries, queued, *messages]:
+                return Claimed(shard, batch_id.decode(), seq, claims, failures, messages, queued == 0, owner, tries)
             case _:
                 raise BufferUnavailable(f"unexpected reply of the claim script: {reply!r:.200}")
 
@@ -207,15 +216,22 @@ class RedisBuffer:
             replies: list[int] = pipe.execute()
         return replies[-1] == 0
 
-    def fail(self, batch: Claimed, error: str, rest_seconds: float) -> None:
+    def fail(self, batch: Claimed, error: str, rest_seconds: float, *, bounded: bool = False) -> None:
         """See `pipeline.ports.Buffer.fail`."""
         names = self._keys.shards[batch.shard]
-        self._run("fail", [names.state, names.lease], [batch.id, round(rest_seconds * 1000), error, batch.owner])
+        args = [batch.id, round(rest_seconds * 1000), error, batch.owner, int(bounded)]
+        self._run("fail", [names.state, names.lease], args)
 
-    def halve(self, batch: Claimed) -> bool:
+    def leave(self, batch: Claimed) -> None:
+        """See `pipeline.ports.Buffer.leave`."""
+        names = self._keys.shards[batch.shard]
+        self._run("leave", [names.state, names.lease], [batch.id, batch.owner])
+
+    def halve(self, batch: Claimed, crashes: int) -> bool:
         """See `pipeline.ports.Buffer.halve`."""
         names = self._keys.shards[batch.shard]
-        kept: int = self._run("halve", [names.events, names.batch, names.state], [batch.id, str(uuid.uuid4())])
+        args = [batch.id, str(uuid.uuid4()), crashes]
+        kept: int = self._run("halve", [names.events, names.batch, names.state], args)
         return kept > 0
 
     def release(self, shard: int, owner: str) -> None:

@@ -73,6 +73,7 @@ def _register_ingress(app: Celery, pipeline: Pipeline) -> None:
         name=f"{namespace}.apply_event",
         base=_KeywordOnly,
         bind=True,
+        shared=False,  # Celery would add it to every app of the process, of which each may have its own pipeline
         acks_late=True,  # acknowledged when the event is in its shard; its id makes a second run harmless
         reject_on_worker_lost=True,
         ignore_result=True,
@@ -106,13 +107,13 @@ class _KeywordOnly(Task):  # type: ignore[type-arg]
 def _register_flush(app: Celery, pipeline: Pipeline) -> None:
     namespace = pipeline.config.namespace
 
-    @app.task(name=f"{namespace}.flush_shard", ignore_result=True)
+    @app.task(name=f"{namespace}.flush_shard", shared=False, ignore_result=True)
     def flush_shard(shard: int) -> dict[str, Any]:
         """Write the pending events of one shard to PostgreSQL."""
         report: dict[str, Any] = msgspec.to_builtins(pipeline.flush_shard(shard))
         return report
 
-    @app.task(name=f"{namespace}.flush", ignore_result=True)
+    @app.task(name=f"{namespace}.flush", shared=False, ignore_result=True)
     def flush() -> list[int]:
         """Flush every shard that has something to do: the others by a task each, the last one here."""
         shards = pipeline.shards_to_flush()
@@ -122,7 +123,7 @@ def _register_flush(app: Celery, pipeline: Pipeline) -> None:
             pipeline.flush_shard(shards[-1])
         return shards
 
-    @app.task(name=f"{namespace}.prune_ledger", ignore_result=True)
+    @app.task(name=f"{namespace}.prune_ledger", shared=False, ignore_result=True)
     def prune_ledger() -> int:
         """Forget applied batches that are older than the ledger's retention."""
         return pipeline.ledger.prune()

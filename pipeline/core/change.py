@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from uuid import UUID
 from zlib import crc32
 
@@ -106,9 +106,9 @@ def _change_of(arguments: Mapping[str, Any]) -> Change:
     return Change(**given)
 
 
-_PART: Final = r'(?:[^\W\dA-Z][\w$]*|"(?:[^"\x00]|"")+")'
+_PART: Final = r'(?:[^\W\dA-Z][\w$]*|"(?:[^"\x00\ud800-\udfff]|"")+")'
 _TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
-_NEEDLESS_QUOTES: Final = re.compile(r'"([a-z_][a-z0-9_$]*)"')
+_NEEDLESS_QUOTES: Final = re.compile(r'(?<!")"([a-z_][a-z0-9_$]*)"(?!")')  # a quote inside of a name is doubled
 MAX_IDENTITY: Final = 4096
 """Characters of a key's identity: Redis keys carry it, and a B-tree entry holds at most about 2,700 bytes anyway."""
 
@@ -149,10 +149,10 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
             return wire, None
         if not change.key:
             raise InvalidEvent("a key is needed: {column: value} of the primary key or of a unique index")
+        wire["key"] = _seal_columns(change.key)
         name = identity(change.key)
         if len(name) > MAX_IDENTITY:
             raise InvalidEvent(f"the key is {len(name)} characters long, more than {MAX_IDENTITY}")
-        wire["key"] = _seal_columns(change.key)
         if change.delete:
             if change.set or change.add or change.max or change.min:
                 raise InvalidEvent("a delete cannot also set, add, max or min")
@@ -181,8 +181,19 @@ def _seal_columns(columns: Columns) -> dict[str, Any]:
 
 
 def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not name or "\x00" in name:
-        raise InvalidEvent(f"a column name must be text, not {name!r}")
+    if not _is_text(name) or not name or "\x00" in name:
+        raise InvalidEvent(f"a column name must be text, not {name!r:.80}")
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether ``value`` is text that can leave this process: without lone surrogates."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_mixed_insert(change: Change) -> None:
@@ -265,6 +276,8 @@ def shard_of(changes: Iterable[tuple[str, str | None]], shard_by: str | None, ev
         InvalidEvent: the keys belong to different lanes and no ``shard_by`` says where the event goes.
     """
     if shard_by is not None:
+        if not _is_text(shard_by):
+            raise InvalidEvent(f"shard_by must be text, not {shard_by!r:.80}")
         return crc32(shard_by.encode()) % shards
     lanes = {crc32(f"{table}\x00{name}".encode()) % shards for table, name in changes if name is not None}
     if len(lanes) > 1:

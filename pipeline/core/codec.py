@@ -11,15 +11,14 @@ shard. The write script knows them and completes the message, so `encode` leaves
 from __future__ import annotations
 
 import base64
-import binascii
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from pipeline.core.change import Change, Event, check_event_id, unseal
 from pipeline.errors import InvalidEvent
 
-__all__ = ["OPEN_END", "Envelope", "Malformed", "accepted_ms", "decode", "flush_message", "kwargs_json"]
+__all__ = ["OPEN_END", "Envelope", "Malformed", "accepted_ms", "arguments", "decode", "flush_message", "kwargs_json"]
 
 OPEN_END: Final = b"}}"
 """What the write script puts after ``[seq,ms]`` to complete a message."""
@@ -81,10 +80,13 @@ class Malformed(msgspec.Struct, frozen=True):
     accepted_ms: int | None = None
 
 
+_Counter = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # as Lua counts; as milliseconds, a date that PostgreSQL has
+
+
 class _Headers(msgspec.Struct, frozen=True):
     id: str
     task: str = ""
-    pipeline: tuple[int, int] | None = None
+    pipeline: tuple[_Counter, _Counter] | None = None
 
 
 class _Properties(msgspec.Struct, frozen=True):
@@ -113,7 +115,7 @@ def accepted_ms(raw: bytes) -> int | None:
     """When Redis accepted the message (Unix milliseconds), or ``None`` if it does not say."""
     try:
         headers = _decode_message(raw).headers
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return headers.pipeline[1] if headers.pipeline else None
 
@@ -131,10 +133,16 @@ def decode(raw: bytes, task: str) -> Event | Malformed:
         return _event(headers, _body(message), raw)
     except RecursionError:
         return _malformed(headers, "nested too deeply", raw)
-    except (msgspec.DecodeError, UnicodeError, binascii.Error) as error:
-        return _malformed(headers, f"not a Celery message: {error}", raw)
     except InvalidEvent as error:
         return _malformed(headers, str(error), raw)
+    except ValueError as error:  # of msgspec, of base64, of UTF-8
+        return _malformed(headers, f"not a Celery message: {error}", raw)
+
+
+def arguments(event: Event) -> dict[str, Any]:
+    """The arguments of ``apply_event`` as they stand in the event's message, typed values as tagged objects."""
+    body = msgspec.json.decode(_body(_decode_message(event.raw)), type=tuple[Any, dict[str, Any], Any])
+    return body[1]
 
 
 def _malformed(headers: _Headers | None, reason: str, raw: bytes) -> Malformed:

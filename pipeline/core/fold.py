@@ -24,14 +24,16 @@ Source of the idea: log compaction and the conflation of market-data feeds; the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal, Inexact, Rounded
+from math import isfinite
 from typing import Any, Final, NamedTuple
 
 from pipeline.core.change import Change
 from pipeline.core.table import Column, Kind, Table
-from pipeline.core.values import Columns
+from pipeline.core.values import Columns, identity
+from pipeline.errors import InvalidEvent
 
 __all__ = ["Delete", "Insert", "Operation", "Step", "Upsert", "Wave", "fold", "operation", "then"]
 
@@ -97,35 +99,74 @@ def operation(change: Change) -> Operation | Insert:
     return Upsert(change.key, steps)
 
 
-def fold(changes: Iterable[tuple[Table, Change, str | None]]) -> list[Wave]:
+def fold(changes: Sequence[tuple[Table, Change, str | None]]) -> list[Wave]:
     """The waves of row operations that have the effect of ``changes``, applied in order.
 
     The table of a change is resolved by the caller, so that two spellings of one table are one table. The third part is
     the identity of the change's key, ``None`` for an insert.
     """
-    programs: dict[tuple[int, str], list[Operation]] = {}
+    programs: dict[tuple[int, str], list[Operation | Insert]] = {}
     inserts: dict[int, list[Insert]] = {}
+    addressed = _addressed(changes)
     for table, change, name in changes:
         step = operation(change)
-        if isinstance(step, Insert) or name is None:
-            inserts.setdefault(table.oid, []).append(Insert(change.insert or {}))
-            continue
-        program = programs.setdefault((table.oid, name), [])
-        if isinstance(step, Delete):
-            program[:] = [step]  # nothing that came before can be seen any more
-        elif not program:
-            program.append(step)
-        elif (composed := then(program[-1], step, table.columns)) is not None:
-            program[-1] = composed
-        else:
-            program.append(step)
+        if isinstance(step, Insert):
+            row = _row_of(step, addressed.get(table.oid, {}))
+            if row is None:
+                inserts.setdefault(table.oid, []).append(step)
+            else:
+                programs.setdefault((table.oid, row), []).append(step)
+        elif name is not None:
+            _append(programs.setdefault((table.oid, name), []), step, table.columns)
     waves = [Wave() for _ in range(max((len(program) for program in programs.values()), default=1 if inserts else 0))]
-    for (oid, name), program in programs.items():
-        for wave, step in zip(waves, program, strict=False):
-            wave.rows.setdefault(oid, {})[name] = step
     if inserts:
         waves[0].inserts = inserts
+    for (oid, name), program in programs.items():
+        for wave, step in zip(waves, program, strict=False):
+            if isinstance(step, Insert):
+                wave.inserts.setdefault(oid, []).append(step)
+            else:
+                wave.rows.setdefault(oid, {})[name] = step
     return waves
+
+
+def _append(program: list[Operation | Insert], step: Operation, columns: Mapping[str, Column]) -> None:
+    if isinstance(step, Delete):
+        program[:] = [step]  # nothing that came before can be seen any more
+        return
+    last = program[-1] if program else None
+    composed = None if last is None or isinstance(last, Insert) else then(last, step, columns)
+    if composed is None:
+        program.append(step)
+    else:
+        program[-1] = composed
+
+
+_Addressed = Mapping[tuple[str, ...], set[str]]
+"""Key columns → identities of the rows that are addressed by them."""
+
+
+def _addressed(changes: Iterable[tuple[Table, Change, str | None]]) -> Mapping[int, _Addressed]:
+    """The addressed rows of each table to which rows are appended as well: an appended row may be one of them."""
+    appended = {table.oid for table, _, name in changes if name is None}
+    found: dict[int, dict[tuple[str, ...], set[str]]] = {}
+    if appended:
+        for table, change, name in changes:
+            if name is not None and table.oid in appended:
+                found.setdefault(table.oid, {}).setdefault(tuple(sorted(change.key)), set()).add(name)
+    return found
+
+
+def _row_of(insert: Insert, addressed: _Addressed) -> str | None:
+    """The identity of the addressed row that an appended row is, ``None`` if it is none."""
+    for names, rows in addressed.items():
+        try:
+            row = identity({name: insert.values[name] for name in names})
+        except (KeyError, InvalidEvent):  # it gets its key from a default, or from a value that addresses nothing
+            continue
+        if row in rows:
+            return row
+    return None
 
 
 def then(first: Operation, second: Operation, columns: Mapping[str, Column]) -> Operation | None:
@@ -160,8 +201,9 @@ def _compose(first: Step, second: Step, column: Column) -> Step | None:
         return Step(first.verb, pick(first.operand, second.operand))
     if first.verb == "set":
         return None
-    operands = {**dict.fromkeys(_candidates(first)), **dict.fromkeys(_candidates(second))}  # a set that keeps order
-    return Step(first.verb, tuple(operands), candidates=True) if len(operands) > 1 else first
+    if column.kind is Kind.ARRAY:
+        return None  # an array of arrays is one array to PostgreSQL: its candidates could not be told apart
+    return Step(first.verb, _candidates(first) + _candidates(second), candidates=True)
 
 
 def _candidates(step: Step) -> tuple[Any, ...]:
@@ -173,7 +215,6 @@ def _candidates(step: Step) -> tuple[Any, ...]:
 
 _EXACT: Final = Context(prec=1000, traps=[Inexact, Rounded])
 _FLOAT_EXACT_INT: Final = 2**53
-_DAY: Final = timedelta(days=1)
 
 
 def _sum(x: Any, y: Any, column: Column) -> Any:  # noqa: PLR0911 (one return per family of types reads best)
@@ -196,11 +237,15 @@ def _sum(x: Any, y: Any, column: Column) -> Any:  # noqa: PLR0911 (one return pe
             # addition of floats is not associative anywhere; the sum is as good as PostgreSQL's own, to the last bit
             # or so
             left, right = _as_float(x), _as_float(y)
-            return None if left is None or right is None else left + right
+            return None if left is None or right is None or not isfinite(left + right) else left + right
         case Kind.INTERVAL:
-            if type(x) is not timedelta or type(y) is not timedelta:
+            # a precision (interval(0)) or fields (interval hour) round at every step, as those of a domain may
+            if type(x) is not timedelta or type(y) is not timedelta or column.type != column.plain_type:
                 return None
-            total = x + y
+            try:
+                total = x + y
+            except OverflowError:
+                return None
             # PostgreSQL adds days and microseconds apart; so does timedelta, as long as nothing is carried over
             return total if total.days == x.days + y.days else None
         case _:

@@ -12,7 +12,6 @@ Nothing is converted silently: a value that JSON or PostgreSQL could not give ba
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
@@ -37,6 +36,8 @@ Columns = Mapping[str, Value]
 
 _TAG_KEYS: Final = {"__type__", "__value__"}
 _MAX_DEPTH: Final = 64  # of lists and dicts; Postgres' json parser and ours both end somewhere behind it
+_MAX_BITS: Final = 14_000  # of an integer, 4,214 digits: Python makes text of no more than 4,300
+_MAX_KEY_DIGITS: Final = 1000  # on either side of the point of a Decimal: an exponent must not cost memory
 
 
 def timedelta_us(value: timedelta) -> int:
@@ -66,6 +67,12 @@ def _str_to_wire(value: str) -> str:
     return str(value)
 
 
+def _int_to_wire(value: int) -> int:
+    if value.bit_length() > _MAX_BITS:
+        raise InvalidEvent("an integer of more than 4,000 digits, which JSON parsers refuse")
+    return int(value)
+
+
 def _float_to_wire(value: float) -> float:
     if not math.isfinite(value):
         raise InvalidEvent(
@@ -84,7 +91,7 @@ def _decimal_to_wire(value: Decimal) -> dict[str, object]:
 _ENCODERS: Final[dict[type, Callable[[Any], object]]] = {
     type(None): lambda value: value,
     bool: lambda value: value,
-    int: int,
+    int: _int_to_wire,
     float: _float_to_wire,
     str: _str_to_wire,
     datetime: lambda value: _tag("datetime", value.isoformat()),
@@ -134,17 +141,18 @@ def _dict_to_wire(value: dict[Any, Value], depth: int) -> dict[str, Any]:
     return wire
 
 
-_DECODERS: Final[dict[str, Callable[[Any], Value]]] = {
-    "datetime": datetime.fromisoformat,
+_DECODERS: Final[dict[str, tuple[type, Callable[[Any], Value]]]] = {
+    "datetime": (str, datetime.fromisoformat),
     # kombu decodes a date through datetime, so a client may have sent one with a time of midnight
-    "date": lambda text: datetime.fromisoformat(text).date(),
-    "time": time.fromisoformat,
-    "timedelta": lambda us: timedelta(microseconds=us),
-    "decimal": Decimal,
-    "uuid": lambda parts: UUID(**parts),
-    "bytes": lambda text: text.encode("utf-8"),
-    "base64": lambda text: base64.b64decode(text, validate=True),
+    "date": (str, lambda text: datetime.fromisoformat(text).date()),
+    "time": (str, time.fromisoformat),
+    "timedelta": (int, lambda us: timedelta(microseconds=us)),
+    "decimal": (str, Decimal),
+    "uuid": (dict, lambda parts: UUID(hex=parts["hex"])),
+    "bytes": (str, lambda text: text.encode("utf-8")),
+    "base64": (str, lambda text: base64.b64decode(text, validate=True)),
 }
+"""Tag → (type of the payload, decoder)."""
 
 
 def from_wire(value: Any, depth: int = 0) -> Value:
@@ -170,13 +178,16 @@ def from_wire(value: Any, depth: int = 0) -> Value:
 
 
 def _untag(name: object, payload: object) -> Value:
-    decode = _DECODERS.get(name) if isinstance(name, str) else None
-    if decode is None:
-        raise InvalidEvent(f"a value of the unknown type {name!r}")
+    known = _DECODERS.get(name) if isinstance(name, str) else None
+    if known is None:
+        raise InvalidEvent(f"a value of the unknown type {name!r:.80}")
+    form, decode = known
+    if type(payload) is not form:
+        raise InvalidEvent(f"an ill-formed {name}: a {type(payload).__qualname__}, not a {form.__qualname__}")
     try:
         decoded = decode(payload)
-    except (ValueError, TypeError, ArithmeticError, AttributeError, binascii.Error) as error:
-        raise InvalidEvent(f"an ill-formed {name}: {error}") from error
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        raise InvalidEvent(f"an ill-formed {name}: {error!s:.200}") from error
     if isinstance(decoded, Decimal) and not decoded.is_finite():
         raise InvalidEvent(f"Decimal {decoded} is not finite")
     return decoded
@@ -188,19 +199,28 @@ _QUOTE: Final = str.maketrans({"%": "%25", "&": "%26", "=": "%3D", ":": "%3A"})
 
 
 def _decimal_text(value: Decimal) -> str:
+    if not value.is_finite() or max(value.adjusted(), -int(value.as_tuple().exponent)) > _MAX_KEY_DIGITS:
+        raise InvalidEvent("such a Decimal cannot identify a row")
     # normalize() would round to the context's precision; stripping the zeros is exact
     text = f"{value:f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text in {"-0", ""} else text
 
 
+def _datetime_text(value: datetime) -> str:
+    try:
+        return (value.astimezone(UTC) if value.tzinfo else value).isoformat()
+    except OverflowError:  # within a day of the ends of the calendar UTC may have no such moment
+        return value.isoformat()
+
+
 _KEY_TEXT: Final[dict[type, Callable[[Any], str]]] = {
     str: lambda value: value,
-    int: str,
+    int: lambda value: str(_int_to_wire(value)),
     bool: lambda value: "true" if value else "false",
     UUID: str,
     Decimal: _decimal_text,
-    datetime: lambda value: (value.astimezone(UTC) if value.tzinfo else value).isoformat(),
+    datetime: _datetime_text,
     date: date.isoformat,
     time: time.isoformat,
     bytes: lambda value: "\\x" + value.hex(),
@@ -235,4 +255,7 @@ def _key_text(name: str, value: Value) -> str:
         else:
             what = "NULL" if value is None else f"a {type(value).__qualname__}"
             raise InvalidEvent(f"{what} cannot identify a row", column=name)
-    return as_text(value).translate(_QUOTE)
+    try:
+        return as_text(value).translate(_QUOTE)
+    except InvalidEvent as error:
+        raise InvalidEvent(error.problem, column=name) from None

@@ -9,7 +9,7 @@ import msgspec
 from pipeline.core.failure import Meaning
 from pipeline.core.retry import RetryPolicy, delay
 
-__all__ = ["Bury", "Halve", "Leave", "Retry", "Verdict", "judge_crash", "judge_failure"]
+__all__ = ["Bury", "Halve", "Leave", "Retry", "Verdict", "crashes_inherited", "judge_crash", "judge_failure"]
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -52,6 +52,15 @@ def judge_crash(claims: int, failures: int, events: int) -> Halve | Bury | None:
     if events > 1:
         return Halve()
     return Bury(f"the worker died {crashes} times while it applied this event alone")
+
+
+def crashes_inherited(events: int) -> int:
+    """How many crashes of a batch of ``events`` count against the half of it that stays frozen.
+
+    All but one: the half is tried once before it is halved in turn. None against a single event: it must have died
+    alone before it is buried.
+    """
+    return _CRASHES - 1 if events > 2 else 0  # noqa: PLR2004 - the older half of 3 is 2
 
 
 def judge_failure(

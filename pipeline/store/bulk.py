@@ -276,9 +276,11 @@ def _result(name: str, verb: str, base: sql.Composable | None, candidates: bool)
     """The SQL expression of the column's new value; ``base`` is the old value, ``None`` if there is none."""
     operand: sql.Composable = sql.SQL("stage.{}").format(sql.Identifier(name))
     if candidates:
-        operand = sql.SQL("(SELECT candidate FROM unnest({}) AS candidate ORDER BY candidate {} LIMIT 1)").format(
-            operand, _FIRST[verb]
-        )
+        # of equal ones the earlier, as GREATEST and LEAST have it
+        operand = sql.SQL(
+            "(SELECT candidate FROM unnest({}) WITH ORDINALITY AS _ (candidate, place) "
+            "ORDER BY candidate {}, place LIMIT 1)"
+        ).format(operand, _FIRST[verb])
     if verb == "set" or base is None:
         return operand
     if verb == "add":

@@ -8,7 +8,7 @@ from typing import Any, Final
 from psycopg.rows import dict_row
 
 from pipeline.config import Config
-from pipeline.ports import DeadLetter, ShardLedger
+from pipeline.ports import DeadLetter, Extent, ShardLedger
 from pipeline.store.session import Sessions, translated
 from pipeline.store.statements import statement
 
@@ -36,6 +36,21 @@ class PostgresDeadLetters:
     def get(self, ids: Sequence[int]) -> list[DeadLetter]:
         """The dead letters with these ids, in order of id; ids that do not exist are left out."""
         return self._fetch("get_dead_letters", {"ids": list(ids)})
+
+    def extent(self, table: str | None = None) -> Extent:
+        """How many letters (of ``table``) are dead now, and up to which id."""
+        with (
+            translated(),
+            self._sessions.connection() as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            parameters = {"namespace": self._namespace, "table_name": table}
+            row = cursor.execute(statement("extent_of_dead_letters"), parameters).fetchone()
+        return Extent(**(row or {"count": 0, "last": 0}))
+
+    def oldest(self, *, after: int, last: int, table: str | None = None, limit: int = 100) -> list[DeadLetter]:
+        """Up to ``limit`` letters that are dead, with ids in (``after``, ``last``], oldest first."""
+        return self._fetch("oldest_dead_letters", {"after": after, "last": last, "table_name": table, "limit": limit})
 
     def mark_replayed(self, letter: int, *, event_id: str, forced: bool, actor: str) -> bool:
         """Note that ``letter`` was written again as ``event_id``; ``False`` if it was not dead any more."""

@@ -38,11 +38,13 @@ def migrate(sessions: Sessions) -> list[str]:
 
 
 def _apply_missing(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
-    connection.execute("CREATE SCHEMA IF NOT EXISTS pipeline")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS pipeline.migration "
-        "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-    )
+    # asked for only where it is missing: IF NOT EXISTS wants the right to create first, and looks then
+    if connection.execute("SELECT to_regnamespace('pipeline')").fetchone() == (None,):
+        connection.execute("CREATE SCHEMA pipeline")
+    if connection.execute("SELECT to_regclass('pipeline.migration')").fetchone() == (None,):
+        connection.execute(
+            "CREATE TABLE pipeline.migration (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
     applied = {row[0] for row in connection.execute("SELECT name FROM pipeline.migration")}
     missing = [(name, sql) for name, sql in migrations() if name not in applied]
     for name, sql in missing:

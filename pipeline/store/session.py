@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pipeline.config import Config
 from pipeline.core.failure import Meaning, classify
-from pipeline.errors import NotMigrated, StoreError, StoreUnavailable
+from pipeline.errors import InvalidSetting, NotMigrated, StoreError, StoreUnavailable
 
 __all__ = ["Sessions", "translated"]
 
@@ -55,38 +56,76 @@ def translated() -> Iterator[None]:
         raise StoreError(text, sqlstate) from error
 
 
+def _check_url(url: str) -> None:
+    """Refuse what libpq would not understand here: its own message may quote a password."""
+    try:
+        ports = str(conninfo_to_dict(url).get("port") or "")
+    except (psycopg.Error, UnicodeError):
+        ports = "?"
+    if not all(port.isdecimal() or not port for port in ports.split(",")):
+        raise InvalidSetting(
+            "PIPELINE_DATABASE_URL",
+            "not a connection string of libpq; write postgresql://user:password@host:5432/database "
+            "(other characters than letters and digits in the password as %XX)",
+        ) from None
+
+
 class Sessions:
     """A small pool of connections in autocommit mode. Safe across threads and forks: a child opens its own."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        """No connection is made.
+
+        Raises:
+            InvalidSetting: the database URL cannot be read.
+        """
+        _check_url(config.database_url)
+        self._url = config.database_url
+        self._arguments: dict[str, Any] = {
+            "autocommit": True,
+            "client_encoding": "utf8",  # COPY data are; the default is the encoding of the database
+            "options": _options(config),
+            "connect_timeout": 10,
+            "application_name": "celery-write-behind",
+            "keepalives_idle": 30,
+        }
         self._lock = threading.Lock()
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
         self._pid = 0
+        self._doubtful = True  # no connection was made yet, or the last attempt to get one failed
 
-    def connection(self) -> Any:
-        """A context manager that lends a connection; it waits at most ``redis_timeout_seconds`` for one.
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection[Any]]:
+        """Lend a connection; wait at most ten seconds for one.
 
         Raises (on entering) psycopg.OperationalError or `psycopg_pool.PoolTimeout`.
         """
         pool = self._pool
         if pool is None or self._pid != os.getpid():
             pool = self._open()
-        return pool.connection()
+        if self._doubtful:
+            self._probe()
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(pool.connection())
+            except PoolTimeout:
+                self._probe()
+                raise  # the server is well: all connections are in use
+            yield connection
+
+    def _probe(self) -> None:
+        """Connect once without the pool: it waits its full time for a server that is away, and does not say why."""
+        self._doubtful = True
+        psycopg.connect(self._url, **self._arguments).close()
+        self._doubtful = False
 
     def _open(self) -> ConnectionPool[psycopg.Connection[Any]]:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():
                 # an inherited pool belongs to the parent: its sockets must not be closed or used here
                 self._pool = ConnectionPool(
-                    self._config.database_url,
-                    kwargs={
-                        "autocommit": True,
-                        "options": _options(self._config),
-                        "connect_timeout": 10,
-                        "application_name": "celery-write-behind",
-                        "keepalives_idle": 30,
-                    },
+                    self._url,
+                    kwargs=self._arguments,
                     min_size=0,
                     max_size=8,
                     timeout=10.0,
@@ -97,6 +136,7 @@ class Sessions:
                     name="pipeline",
                 )
                 self._pid = os.getpid()
+                self._doubtful = True
             return self._pool
 
     def close(self) -> None:

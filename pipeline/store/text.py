@@ -53,6 +53,13 @@ def _datetime(value: datetime, column: Column) -> str:
     return value.isoformat()
 
 
+def _time(value: time, column: Column) -> str:
+    if (value.tzinfo is not None) != ("with time zone" in column.plain_type):
+        has = "a" if value.tzinfo else "no"
+        raise Unfit(column.name, f"a time with {has} time zone does not fit the type {column.type}")
+    return value.isoformat()
+
+
 def _timedelta(value: timedelta, _column: Column) -> str:
     return f"{value.days} days {value.seconds}.{value.microseconds:06d} seconds"
 
@@ -121,7 +128,7 @@ _ENCODERS: Final[Mapping[type, Mapping[Kind, Encoder]]] = {
     bytes: {Kind.BYTES: lambda value, _: "\\x" + value.hex()},
     datetime: {Kind.TIMESTAMPTZ: _datetime, Kind.TIMESTAMP: _datetime},
     date: {Kind.DATE: _isoformat},
-    time: {Kind.TIME: _isoformat},
+    time: {Kind.TIME: _time},
     timedelta: {Kind.INTERVAL: _timedelta},
     UUID: {Kind.OTHER: _plain},
     list: {Kind.ARRAY: _array, Kind.JSON: _json},

@@ -9,5 +9,6 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 if now - tonumber(redis.call('HGET', KEYS[1], 'wanted') or 0) <= tonumber(ARGV[1]) then
   return 0
 end
+redis.call('HDEL', KEYS[1], 'wanted') -- frees something first: see claim.lua
 redis.call('HSET', KEYS[1], 'wanted', string.format('%.0f', now))
 return 1

@@ -11,7 +11,7 @@ WITH RECURSIVE base AS (
 )
 SELECT a.attname,
        format_type(a.atttypid, a.atttypmod) AS type,
-       format_type(base.typid, NULL) AS plain_type,
+       format_type(base.typid, -1) AS plain_type, -- with NULL, bpchar would be "character", which is character(1)
        base.typmod,
        t.typname,
        t.typcategory = 'A' AS is_array,

@@ -1,0 +1,1 @@
+COPY expected.csv FROM STDIN (FORMAT csv, HEADER match, NULL 'NA')

@@ -1,0 +1,90 @@
+"""Events for one shard, and what becomes of them."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from pipeline.core.change import Change, Event, seal
+from pipeline.core.codec import OPEN_END, Envelope, Malformed, decode, kwargs_json
+from pipeline.ports import Batch, Buffer, Claimed, Encoded, EncodedChange, Settled
+
+TASK = "pipeline.apply_event"
+ENVELOPE = Envelope(TASK, "pipeline.events.{0}")
+
+
+def encoded(name: str, *changes: Change, dedupe: bool = False, shard: int = 0) -> Encoded:
+    """The event ``name``, as the write side hands it over; by default it counts a view of page 1."""
+    sealed = [seal(change) for change in changes or (count(1),)]
+    wires = [wire for wire, _ in sealed]
+    return Encoded(
+        id=name,
+        id_json=f'"{name}"'.encode(),
+        shard=shard,
+        message=ENVELOPE.encode(f'"{name}"'.encode(), kwargs_json(wires)),
+        changes=[EncodedChange(wire["table"], row, kwargs_json([wire])) for wire, row in sealed],
+        dedupe=dedupe,
+    )
+
+
+def count(page: int, n: int = 1) -> Change:
+    return Change("views", {"page": page}, add={"n": n})
+
+
+def accept(buffer: Buffer, names: Iterable[str], *changes: Change) -> None:
+    """Write one event per name, each by itself."""
+    for name in names:
+        buffer.write(0, [encoded(name, *changes)])
+
+
+def claimed(buffer: Buffer, owner: str = "me") -> Claimed:
+    """Claim shard 0, which must have something to claim."""
+    claim = buffer.claim(0, owner)
+    assert isinstance(claim, Claimed), claim
+    return claim
+
+
+def events_of(claim: Claimed) -> list[Event]:
+    entries = [decode(message, TASK) for message in claim.messages]
+    assert all(isinstance(entry, Event) for entry in entries), entries
+    return [entry for entry in entries if isinstance(entry, Event)]
+
+
+def names_of(claim: Claimed) -> list[str]:
+    return [event.id for event in events_of(claim)]
+
+
+def settled(claim: Claimed, dead: Collection[str] = ()) -> list[Settled]:
+    """The events of a claim as an acknowledgement needs them; those named in ``dead`` became dead letters."""
+    return [
+        Settled(
+            event.seq,
+            [
+                (change.table, row)
+                for change, row in zip(event.changes, event.identities, strict=True)
+                if row is not None
+            ],
+            event.id in dead,
+        )
+        for event in events_of(claim)
+    ]
+
+
+def batch_of(events: Sequence[Event | Malformed], number: int, seq: int | None = None, **facts: Any) -> Batch:
+    """A batch for the store; ``number`` makes its id, and is its seq unless that is given."""
+    return Batch(
+        **{
+            "shard": 0,
+            "id": f"00000000-0000-4000-8000-{number:012d}",
+            "seq": number if seq is None else seq,
+            "entries": events,
+            "final": False,
+            "failures": 0,
+            **facts,
+        }
+    )
+
+
+def event(name: str, *changes: Change) -> Event:
+    """The event ``name`` as a flush decodes it."""
+    entry = decode(encoded(name, *changes).message + b"[1,0]" + OPEN_END, TASK)
+    assert isinstance(entry, Event), entry
+    return entry

@@ -1,0 +1,206 @@
+"""Any `Buffer`: a batch is frozen until it is acknowledged, whoever claims it."""
+
+import pytest
+
+from pipeline.core.change import Change
+from pipeline.ports import Busy, Claimed, Empty, Resting
+from tests.conformance.conftest import MakeBuffer
+from tests.conformance.lane import accept, claimed, names_of, settled
+from tests.integration.scene import eventually
+
+
+def test_nothing_pending_is_nothing_to_claim(make_buffer: MakeBuffer) -> None:
+    assert make_buffer().claim(0, "me") == Empty()
+
+
+def test_a_batch_holds_the_oldest_events_oldest_first(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(batch_size=3)
+    accept(buffer, "abcde")
+    claim = claimed(buffer)
+    assert names_of(claim) == ["a", "b", "c"]
+    assert (claim.shard, claim.seq, claim.claims, claim.failures, claim.drained, claim.owner) == (
+        (0, 1, 1, 0, False, "me")
+    )
+
+
+def test_a_frozen_batch_is_returned_unchanged_until_it_is_acknowledged(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(batch_size=3)
+    accept(buffer, "ab")
+    first = claimed(buffer)
+    accept(buffer, "cdef")
+    again = claimed(buffer)
+    assert (again.id, again.seq, again.messages) == (first.id, first.seq, first.messages)
+    assert (first.drained, again.drained) == (True, False)
+    assert again.claims == 2
+    assert buffer.acknowledge(again, settled(again), 1)
+    following = claimed(buffer)
+    assert names_of(following) == ["c", "d", "e"]
+    assert following.id != first.id
+    assert (following.seq, following.claims) == (2, 1)
+
+
+def test_the_sequence_goes_on_from_what_was_acknowledged(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(batch_size=1)
+    accept(buffer, "ab")
+    claim = claimed(buffer)
+    assert buffer.acknowledge(claim, settled(claim), 41)
+    assert claimed(buffer).seq == 42
+
+
+def test_a_batch_holds_only_as_many_bytes_as_it_may_but_at_least_one_event(make_buffer: MakeBuffer) -> None:
+    accept(make_buffer(), "abcd")
+    size = len(claimed(make_buffer(batch_size=1)).messages[0])
+    accept(make_buffer(), "efg")
+    sizes = []
+    for limit in (1, size + 1, 100 * size):
+        claim = claimed(make_buffer(batch_bytes=limit, batch_size=100))
+        sizes.append(len(claim.messages))
+        assert make_buffer().acknowledge(claim, settled(claim), claim.seq)
+    assert sizes == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("accepted", "drained"), [(2, True), (3, False)])
+def test_a_batch_says_whether_anything_is_queued_behind_it(
+    make_buffer: MakeBuffer, *, accepted: int, drained: bool
+) -> None:
+    buffer = make_buffer(batch_size=2)
+    accept(buffer, "abc"[:accepted])
+    assert claimed(buffer).drained is drained
+
+
+# --- lease ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_keeps_others_out_until_it_is_released(make_buffer: MakeBuffer) -> None:
+    mine, yours = make_buffer(), make_buffer()
+    accept(mine, "ab")
+    claimed(mine, "me")
+    assert yours.claim(0, "you") == Busy()
+    yours.release(0, "you")
+    assert yours.claim(0, "you") == Busy()
+    mine.release(0, "me")
+    assert claimed(yours, "you").claims == 2
+
+
+def test_a_lease_ends_by_itself_and_the_next_gets_the_same_batch(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(lease_seconds=0.05)
+    accept(buffer, "ab")
+    first = claimed(buffer, "dead")
+    heir = eventually(lambda: isinstance(claim := buffer.claim(0, "heir"), Claimed) and claim, "the lease never ends")
+    assert (heir.id, heir.messages, heir.claims) == (first.id, first.messages, 2)
+
+
+def test_an_empty_shard_is_leased_to_nobody(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer()
+    accept(buffer, "a")
+    claim = claimed(buffer, "me")
+    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert buffer.claim(0, "me") == Empty()
+    assert buffer.claim(0, "you") == Empty()
+    assert not buffer.states()[0].leased
+
+
+def test_who_leaves_a_batch_to_another_was_never_there(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(lease_seconds=0.01)
+    accept(buffer, "ab")
+    claimed(buffer, "at work")
+    for _ in range(5):
+        late = eventually(lambda: isinstance(claim := buffer.claim(0, "late"), Claimed) and claim, "leased for ever")
+        assert late.claims == 2
+        buffer.leave(late)
+        assert not buffer.states()[0].leased
+    assert buffer.states()[0].claims == 1
+
+
+# --- failure ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_batch_rests_and_comes_back_unchanged(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer()
+    accept(buffer, "ab")
+    claim = claimed(buffer)
+    buffer.fail(claim, "no luck", 30)
+    resting = buffer.claim(0, "you")
+    assert isinstance(resting, Resting)
+    assert 20 < resting.seconds <= 30
+    buffer.fail(claim, "again", 0.001, bounded=True)
+    late = eventually(lambda: isinstance(c := buffer.claim(0, "you"), Claimed) and c, "rests for ever")
+    assert (late.id, late.seq, late.messages) == (claim.id, claim.seq, claim.messages)
+    assert (late.claims, late.failures, late.tries) == (2, 2, 1)
+
+
+def test_a_resting_batch_holds_back_what_is_queued_behind_it(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer()
+    accept(buffer, "a")
+    buffer.fail(claimed(buffer), "no luck", 30)
+    accept(buffer, "b")
+    assert isinstance(buffer.claim(0, "me"), Resting)
+    assert (buffer.states()[0].queued, buffer.states()[0].frozen) == (1, 1)
+
+
+def test_the_failures_of_a_batch_end_with_it(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(batch_size=1)
+    accept(buffer, "ab")
+    claim = claimed(buffer)
+    buffer.fail(claim, "no luck", 0, bounded=True)
+    again = claimed(buffer)
+    assert buffer.acknowledge(again, settled(again), 1)
+    following = claimed(buffer)
+    assert (following.claims, following.failures, following.tries) == (1, 0, 0)
+    state = buffer.states()[0]
+    assert (state.failures, state.error, state.due_ms) == (0, None, None)
+
+
+def test_a_failure_of_a_batch_that_is_gone_is_not_recorded(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(batch_size=1)
+    accept(buffer, "ab")
+    gone = claimed(buffer)
+    assert buffer.acknowledge(gone, settled(gone), 1)
+    buffer.fail(gone, "too late", 30)
+    assert claimed(buffer).failures == 0
+    buffer.fail(gone, "too late", 30)
+    assert buffer.states()[0].error is None
+
+
+# --- halving ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("held", "kept"), [("ab", 1), ("abc", 2), ("abcdefg", 4)])
+def test_halving_keeps_the_older_half_and_the_order(make_buffer: MakeBuffer, held: str, kept: int) -> None:
+    buffer = make_buffer(batch_size=len(held))
+    accept(buffer, held)
+    accept(buffer, "yz")
+    whole = claimed(buffer)
+    assert buffer.halve(whole, crashes=0)
+    half = claimed(buffer)
+    assert (half.id != whole.id, half.seq) == (True, whole.seq)
+    assert "".join(names_of(half)) == held[:kept]
+    assert buffer.acknowledge(half, settled(half), 1)
+    rest = claimed(make_buffer(batch_size=100))
+    assert "".join(names_of(rest)) == held[kept:] + "yz"
+
+
+def test_a_half_starts_with_the_crashes_that_are_put_to_its_account(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer()
+    accept(buffer, "abcd")
+    buffer.fail(claimed(buffer), "no luck", 0)
+    for _ in range(5):
+        claimed(buffer)
+    whole = claimed(buffer)
+    assert (whole.claims, whole.failures) == (7, 1)
+    assert buffer.halve(whole, crashes=2)
+    half = claimed(buffer)
+    assert (half.claims, half.failures) == (4, 1)  # this claim, one that failed, and two that count as crashes
+
+
+def test_a_single_event_and_a_batch_that_is_gone_cannot_be_halved(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer()
+    accept(buffer, "a", Change("views", {"page": 1}))
+    single = claimed(buffer)
+    assert not buffer.halve(single, crashes=0)
+    assert claimed(buffer).id == single.id
+    assert buffer.acknowledge(single, settled(single), 1)
+    accept(buffer, "bcd")
+    claimed(buffer)
+    assert not buffer.halve(single, crashes=0)
+    assert names_of(claimed(buffer)) == ["b", "c", "d"]

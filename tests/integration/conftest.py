@@ -1,0 +1,54 @@
+"""A scene for each test: an empty Redis, and a database in which ``pipeline migrate`` has run."""
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pipeline import Config, Pipeline
+from pipeline.contrib.embedded import Postgres
+from tests.integration.scene import Scene
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: Postgres, new_database: Callable[[], str]) -> str:
+    """A database with the schema ``pipeline``: copying it is quicker than migrating each test's own."""
+    name = new_database()
+    with Pipeline(Config(database_url=postgres.url_of(name))) as pipeline:
+        pipeline.migrate()
+    return name
+
+
+@pytest.fixture
+def migrated_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
+    """A migrated database that only this test uses."""
+    if not postgres.running:  # a test that failed half-way hurts only itself
+        postgres.start()
+    name = f"{migrated_template}_copy"
+    copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(drop)
+        connection.execute(copy.format(sql.Identifier(name), sql.Identifier(migrated_template)))
+    yield postgres.url_of(name)
+    if not postgres.running:
+        postgres.start()
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(drop)
+
+
+@pytest.fixture
+def scene(redis_url: str, migrated_url: str) -> Iterator[Scene]:
+    """Redis and a migrated database, both for this test alone."""
+    scene = Scene(redis_url, migrated_url)
+    yield scene
+    scene.close()
+
+
+@pytest.fixture
+def redis_scene(redis_url: str) -> Iterator[Scene]:
+    """Redis for this test alone, and no database: for what happens before a flush."""
+    scene = Scene(redis_url, "postgresql://nowhere.invalid/none")
+    yield scene
+    scene.close()
