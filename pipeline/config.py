@@ -7,8 +7,9 @@ part of the public contract (``PIPELINE_FLUSH_INTERVAL`` is in seconds).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Self
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, Final, Self, get_type_hints
 
 import msgspec
 
@@ -19,8 +20,8 @@ from pipeline.errors import InvalidEvent, InvalidSetting
 __all__ = ["Config"]
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
-_Seconds = Annotated[float, msgspec.Meta(gt=0)]
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=315_576_000)]  # ten years: no infinity
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}\Z")]
 
 PREFIX: Final = "PIPELINE_"
 
@@ -78,6 +79,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for field, type_ in _types().items():
+            try:
+                msgspec.structs.force_setattr(self, field, msgspec.convert(getattr(self, field), type_))
+            except msgspec.ValidationError as error:
+                raise InvalidSetting(PREFIX + _variable_of(field), str(error)) from None
         if not self.broker_url:
             msgspec.structs.force_setattr(self, "broker_url", self.redis_url)
         if self.flush_threshold < 0:
@@ -91,6 +97,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 canonical_table(table)
             except InvalidEvent as error:
                 raise InvalidSetting(f"{PREFIX}TABLES", str(error)) from error
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            yield field, _without_secret(value) if field.endswith("_url") else value
+
+    def __repr__(self) -> str:
+        return f"Config({', '.join(f'{field}={value!r}' for field, value in self.__rich_repr__())})"
 
     @property
     def retry(self) -> RetryPolicy:
@@ -118,8 +132,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         try:
             return msgspec.convert(fields, cls, strict=False)
         except msgspec.ValidationError as error:
-            if isinstance(error.__cause__, InvalidSetting):
-                raise error.__cause__ from None
+            cause = error.__cause__
+            if isinstance(cause, InvalidSetting):
+                raise InvalidSetting(prefix + cause.name.removeprefix(PREFIX), cause.problem) from None
             raise _invalid(error, fields, prefix) from error
 
 
@@ -132,8 +147,26 @@ def _field_of(variable: str) -> str | None:
     return next((field for field in (name, name + _UNIT) if field in Config.__struct_fields__), None)
 
 
+def _variable_of(field: str) -> str:
+    return field.removesuffix(_UNIT).upper()
+
+
 def _names(prefix: str) -> list[str]:
-    return [prefix + field.removesuffix(_UNIT).upper() for field in Config.__struct_fields__]
+    return [prefix + _variable_of(field) for field in Config.__struct_fields__]
+
+
+@cache
+def _types() -> Mapping[str, Any]:
+    return get_type_hints(Config, include_extras=True)
+
+
+def _without_secret(url: str) -> str:
+    """Scheme, host and path of a URL, without user, password and parameters."""
+    scheme, is_url, rest = url.partition("://")
+    place, _, parameters = rest.partition("?")
+    if not is_url or "@" in parameters:  # libpq's keywords, or a password with a question mark in it
+        return "…"
+    return f"{scheme}://{place.rpartition('@')[2]}"
 
 
 def _invalid(error: msgspec.ValidationError, fields: Mapping[str, Any], prefix: str) -> InvalidSetting:
@@ -142,4 +175,4 @@ def _invalid(error: msgspec.ValidationError, fields: Mapping[str, Any], prefix: 
     if field not in fields:
         return InvalidSetting(prefix + "*", problem)
     shown = "" if field.endswith("_url") else f", not {fields[field]!r}"  # a URL may carry a password
-    return InvalidSetting(prefix + field.removesuffix(_UNIT).upper(), problem + shown)
+    return InvalidSetting(prefix + _variable_of(field), problem + shown)

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from pipeline.config import Config
-from pipeline.core.change import Event
+from pipeline.core.change import MAX_EVENT_ID, Event
 from pipeline.core.codec import Malformed, decode
 from pipeline.ports import DeadLetter, DeadLetters, EventWriter
 
@@ -103,7 +103,8 @@ class Replayer:
             return Replayed(letter.id, Outcome.MALFORMED, detail=event.reason)
         if not force and not _commutes(event):
             return Replayed(letter.id, Outcome.NEEDS_FORCE, detail="sets or deletes; a newer write may be overwritten")
-        event_id = f"{event.id.partition(_SUFFIX)[0]}{_SUFFIX}{letter.id}"
+        suffix = f"{_SUFFIX}{letter.id}"  # alone makes the id unique, so what stands before it may be cut
+        event_id = event.id.partition(_SUFFIX)[0][: MAX_EVENT_ID - len(suffix)] + suffix
         if dry_run:
             return Replayed(letter.id, Outcome.WOULD_REPLAY, event_id)
         try:

@@ -13,8 +13,10 @@ from psycopg import sql
 from pipeline.contrib.embedded import Postgres, Servers, Valkey
 
 # On a busy CI machine, slow is not wrong; but what fails there must fail here again.
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.register_profile("dev", deadline=None)
+# Few examples, for quick runs; `scripts/test --hypothesis-profile=thorough tests/unit` takes minutes.
+settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True, print_blob=True)
+settings.register_profile("dev", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 

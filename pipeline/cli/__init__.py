@@ -14,9 +14,9 @@ try:
     from pipeline.cli.program import program
     from pipeline.cli.running import run
 except ModuleNotFoundError as error:
-    if error.name is None or error.name.partition(".")[0] not in {"click", "rich"}:
+    _missing: str | None = (error.name or "").partition(".")[0]
+    if _missing not in {"click", "rich"}:
         raise
-    _missing: str | None = error.name
 else:
     _missing = None
 

@@ -221,11 +221,10 @@ class _Replay:
         self._tally: Counter[str] = Counter()
         self._letters: list[Replayed] = []
         self._stopped = False
+        self._shown = False
 
     def run(self, results: Iterator[Replayed]) -> int:
         """Returns the exit code."""
-        if not self._as_json and not sys.stdout.isatty():
-            lines([("id", "outcome", "event_id", "detail")])
         complete = False
         try:
             self._go_through(results)
@@ -249,6 +248,9 @@ class _Replay:
         if self._as_json:
             self._letters.append(result)
         elif not sys.stdout.isatty() or result.outcome not in _DONE:
+            if not self._shown:
+                lines([("id", "outcome", "event_id", "detail")])
+            self._shown = True
             lines([(result.id, str(result.outcome), result.event_id, result.detail)])
 
     def _sum_up(self, *, complete: bool) -> None:

@@ -157,8 +157,10 @@ class _Application:
         lock = statement("lock_shard")
         try:
             row = self._connection.execute(lock, self._scope).fetchone()
-            if row is None:
+            if row is None:  # committed by itself, so that a second flusher does not wait for our whole batch
+                self._connection.execute("ROLLBACK")
                 self._connection.execute(statement("create_shard"), self._scope)
+                self._connection.execute("BEGIN")
                 row = self._connection.execute(lock, self._scope).fetchone()
         except psycopg.errors.LockNotAvailable as error:
             raise ApplyFailed("another flusher holds this shard", error.sqlstate, Meaning.BUSY) from error
@@ -265,7 +267,6 @@ class _Application:
             self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT pipeline")
         except Unfit as error:
             finding = _Finding(str(error), None)
-            self._look_again()
         except psycopg.Error as error:
             finding = _Finding(_text(error), error.sqlstate, classify(error.sqlstate))
             if finding.meaning not in _ISOLATED:
@@ -274,10 +275,14 @@ class _Application:
             self._rows += rows
             return None
         self._connection.execute("ROLLBACK TO SAVEPOINT pipeline; RELEASE SAVEPOINT pipeline")
+        self._look_again()
         return finding
 
     def _look_again(self) -> None:
-        """Something does not fit the catalog: before an event is blamed, read the catalog anew, once."""
+        """Something did not fit: before an event is blamed, read the catalog anew, once.
+
+        A column may be wider by now, a key unique, a table referenced.
+        """
         if not self._looked_again:
             self._looked_again = True
             self._catalog.forget()

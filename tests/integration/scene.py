@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import msgspec
@@ -13,8 +13,11 @@ import redis
 
 from pipeline import Config, Pipeline
 from pipeline.buffer.keys import ShardKeys
+from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.flush import End, FlushReport
 from pipeline.ports import DeadLetter
+from pipeline.store.postgres import PostgresStore
+from pipeline.store.session import Sessions
 
 DEADLINE_SECONDS = 20.0
 
@@ -29,23 +32,49 @@ class Scene:
         self.redis_url = redis_url
         self.database_url = database_url
         self._stack = ExitStack()
+        self._connection: psycopg.Connection[Any] | None = None
         self.redis: Any = self._stack.enter_context(redis.Redis.from_url(redis_url))
         self.keys = ShardKeys("pipeline", 0)
 
+    def config(self, **settings: Any) -> Config:
+        urls = {"redis_url": self.redis_url, "database_url": self.database_url}
+        return Config(**{**QUICK, **urls, **settings})
+
     def pipeline(self, **settings: Any) -> Pipeline:
         """A new pipeline, as a process of its own would have it."""
-        urls = {"redis_url": self.redis_url, "database_url": self.database_url}
-        return self._stack.enter_context(Pipeline(Config(**{**QUICK, **urls, **settings})))
+        return self._stack.enter_context(Pipeline(self.config(**settings)))
+
+    def buffer(self, **settings: Any) -> RedisBuffer:
+        """The Redis half of a pipeline, to drive by hand."""
+        config = self.config(**settings)
+        return self._stack.enter_context(closing(RedisBuffer(connect(config), config)))
+
+    def store(self, **settings: Any) -> PostgresStore:
+        """The PostgreSQL half of a pipeline, to drive by hand."""
+        config = self.config(**settings)
+        return PostgresStore(self._stack.enter_context(closing(Sessions(config))), config)
 
     def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run one statement, committed; its rows."""
-        with self.connect() as connection:
-            cursor = connection.execute(statement.encode(), parameters or None)
-            return cursor.fetchall() if cursor.description else []
+        if self._connection is None:
+            self._connection = self._stack.enter_context(self.connect())
+        cursor = self._connection.execute(statement.encode(), parameters or None)
+        return cursor.fetchall() if cursor.description else []
 
     def connect(self) -> psycopg.Connection[Any]:
         """A connection in autocommit mode, to be used in a ``with``."""
-        return psycopg.connect(self.database_url, autocommit=True, client_encoding="utf8")
+        return psycopg.connect(
+            self.database_url,
+            autocommit=True,
+            client_encoding="utf8",
+            prepare_threshold=None,  # tables are dropped and made again
+        )
+
+    def disconnect(self) -> None:
+        """Let go of the database; the next `sql` connects again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def queued(self) -> list[bytes]:
         """The messages in the queue of shard 0, oldest first."""

@@ -12,7 +12,8 @@ from tests.integration.scene import Scene, dead, drain
 # --- names ------------------------------------------------------------------------------------------------------------
 
 NAMES = [
-    '"; drop table x; --', "'; drop table x; --", "a b", "Order", "select", "é", "%s", "%(x)s", "{}", "{0}", "a.b", "$1",
+    '"; drop table x; --', "'; drop table x; --", "a b", "Order", "select", "é", "%s", "%(x)s", "{}", "{0}", "a.b",
+    "$1",
     "\\", "tab\there", "n" * 63, "stage", "target", "candidate", "pg_temp",
 ]  # fmt: skip
 
@@ -107,6 +108,35 @@ def test_a_unique_index_made_later_is_noticed_before_an_event_is_blamed(scene: S
     drain(pipeline)
     assert dead(pipeline) == []
     assert scene.sql("SELECT n FROM t") == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "value"),
+    [("int", "bigint", 2**40), ("varchar(3)", "varchar(9)", "longer"), ("int", "text", "words"), ("text", "int", 7)],
+)
+def test_a_column_that_changed_its_type_is_noticed_before_an_event_is_blamed(
+    scene: Scene, before: str, after: str, value: Any
+) -> None:
+    scene.sql(f"CREATE TABLE t (id int PRIMARY KEY, v {before})")
+    pipeline = scene.pipeline()
+    pipeline.write("t", {"id": 1}, set={"v": None})
+    drain(pipeline)
+    scene.sql(f"ALTER TABLE t ALTER v TYPE {after} USING v::{after}")
+    pipeline.write_many([Change("t", {"id": n}, {"v": value}) for n in (2, 3)])
+    drain(pipeline)
+    assert [letter.reason for letter in dead(pipeline)] == []
+    assert scene.sql("SELECT v FROM t ORDER BY id") == [(None,), (value,), (value,)]
+
+
+def test_a_table_that_was_made_anew_is_the_table(scene: Scene) -> None:
+    pipeline = scene.pipeline()
+    for kind in ("int", "text"):
+        scene.sql("DROP TABLE IF EXISTS t")
+        scene.sql(f"CREATE TABLE t (id int PRIMARY KEY, {kind}_value {kind})")
+        pipeline.write("t", {"id": 1}, set={f"{kind}_value": "7"})
+        drain(pipeline)
+    assert dead(pipeline) == []
+    assert scene.sql("SELECT * FROM t") == [(1, "7")]
 
 
 # --- columns that PostgreSQL fills ------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_a_batch_may_delete_a_family_and_make_another(scene: Scene) -> None:
     pipeline = scene.pipeline()
     pipeline.write_many(WRITES)
     drain(pipeline)
-    others = [Change(c.table, {"id": 2}, {k: 2 for k in c.set}) for c in WRITES]
+    others = [Change(c.table, {"id": 2}, dict.fromkeys(c.set, 2)) for c in WRITES]
     pipeline.write_many([*DELETES, *reversed(others)])
     drain(pipeline)
     assert dead(pipeline) == []
@@ -69,7 +69,7 @@ def test_appended_rows_wait_for_their_parents_too(scene: Scene) -> None:
     pipeline.write("zz", {"id": 2})
     assert drain(pipeline).batches == 1
     assert dead(pipeline) == []
-    assert count(scene, "aa", "zz") == [3 - 1, 2]
+    assert count(scene, "aa", "zz") == [2, 2]
 
 
 def test_a_foreign_key_made_later_is_noticed_before_an_event_is_blamed(scene: Scene) -> None:

@@ -1,7 +1,7 @@
-"""PostgreSQL in forty lines: a table in memory that applies row operations as the store's statements do.
+"""A table in memory that applies row operations as the store's statements do in PostgreSQL.
 
-It knows what the fold must not rely on: a ``numeric(10,2)`` rounds whatever is stored, an interval keeps days and time
-apart, text is ordered by a collation (here: from its end, without regard to case), an array or a JSON value in its own way.
+It does what the fold must not overlook: a ``numeric(10,2)`` rounds whatever is stored, an interval keeps days and time
+apart, text is ordered by a collation (here: from its end, without regard to case), JSON in a way of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -87,7 +87,7 @@ def stored(value: Any, column: Column) -> Any:
         raise Refused(column.name)
     if column.kind is Kind.DECIMAL and column.scale is not None:
         rounded = value.quantize(Decimal(1).scaleb(-column.scale), ROUND_HALF_UP, _EXACT)
-        return rounded if rounded else abs(rounded)  # PostgreSQL has no negative zero
+        return rounded or abs(rounded)  # PostgreSQL has no negative zero
     return value
 
 
@@ -118,6 +118,7 @@ class MemoryTable:
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
         self._columns = columns
+        self._defaults = {name: stored(_default(column.default), column) for name, column in columns.items()}
         self.rows: dict[str, Row] = {}
 
     def apply(self, name: str, step: Operation) -> None:
@@ -126,9 +127,7 @@ class MemoryTable:
             return
         old = self.rows.get(name)
         if old is None:
-            defaults = {column.name: column.default for column in self._columns.values()}
-            old = {column: stored(_default(text), self._columns[column]) for column, text in defaults.items()}
-            old |= step.key
+            old = {**self._defaults, **step.key}
         new = {column: self._result(old[column], verb, self._columns[column]) for column, verb in step.steps.items()}
         self.rows[name] = {**old, **new}
 
@@ -136,9 +135,8 @@ class MemoryTable:
         name = identity({"id": insert.values["id"]})
         if name in self.rows:
             raise Refused(name)
-        self.apply(name, Upsert({"id": insert.values["id"]}, {}))
-        for column, value in insert.values.items():
-            self.rows[name][column] = stored(value, self._columns[column])
+        values = {column: stored(value, self._columns[column]) for column, value in insert.values.items()}
+        self.rows[name] = self._defaults | values
 
     def _result(self, old: Any, step: Step, column: Column) -> Any:
         if step.verb == "set":
@@ -150,10 +148,10 @@ class MemoryTable:
             return stored(increment if old is None else total(old, increment, column), column)
         operands = step.operand if step.candidates else [stored(step.operand, column)]
         candidates = [plain(operand, column.kind) for operand in operands]
+        if old is not None:
+            candidates.insert(0, old)  # of equal values the first counts, and the one that is there before all
         pick = max if step.verb == "max" else min
-        best = pick(candidates if old is None else [old, pick(candidates, key=lambda value: order(value, column))],
-                    key=lambda value: order(value, column))  # fmt: skip
-        return stored(best, column)
+        return stored(pick(candidates, key=lambda value: order(value, column)), column)
 
 
 def _default(text: str | None) -> Any:

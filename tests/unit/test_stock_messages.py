@@ -39,7 +39,8 @@ class Stock:
 
     def __init__(self) -> None:
         self.app = Celery("stock", broker="memory://")
-        self.channel = self.app.connection_for_write().default_channel
+        connection: Any = self.app.connection_for_write()
+        self.channel = connection.default_channel
         self.channel.queue_declare("pipeline")
 
     def sent(self, *args: object, **options: Any) -> bytes:
