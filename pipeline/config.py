@@ -7,7 +7,7 @@ part of the public contract (``PIPELINE_FLUSH_INTERVAL`` is in seconds).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Final, Self, get_type_hints
 
@@ -98,10 +98,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             except InvalidEvent as error:
                 raise InvalidSetting(f"{PREFIX}TABLES", str(error)) from error
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
-        for field in self.__struct_fields__:
-            value = getattr(self, field)
-            yield field, _without_secret(value) if field.endswith("_url") else value
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        values = {field: getattr(self, field) for field in self.__struct_fields__}
+        return [(field, _without_secret(value) if field.endswith("_url") else value) for field, value in values.items()]
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{field}={value!r}' for field, value in self.__rich_repr__())})"

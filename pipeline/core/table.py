@@ -76,8 +76,7 @@ class Table(msgspec.Struct, frozen=True):
 def depths(references: Iterable[tuple[int, int]]) -> dict[int, int]:
     """The depth of every table in a graph of foreign keys, given as (referencing, referenced) pairs of object ids.
 
-    A table that references nothing has depth 0 and is not listed. In a cycle somebody must be first: there the walk
-    stops.
+    A table that references nothing has depth 0. In a cycle somebody must be first: there the walk stops.
     """
     parents: dict[int, set[int]] = {}
     for child, parent in references:

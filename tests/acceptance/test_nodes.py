@@ -3,6 +3,8 @@
 from celery import Celery
 from pytest_celery import CeleryTestNode, CeleryTestSetup, CeleryTestWorker
 
+from tests.acceptance.waiting import wait_until
+
 
 def test_a_worker_answers_again_after_it_was_killed(worker: CeleryTestWorker, client: Celery) -> None:
     worker.kill()
@@ -23,4 +25,5 @@ def test_a_killed_beat_comes_back(beat: CeleryTestNode) -> None:
 
 
 def test_the_setup_of_pytest_celery_works_on_our_nodes(celery_setup: CeleryTestSetup) -> None:
-    assert celery_setup.ready(control=True)
+    # a ping waits one second for its answer, which a busy machine may miss
+    wait_until(lambda: celery_setup.ready(control=True), "an answer of the whole setup")

@@ -270,6 +270,24 @@ def test_a_delete_and_a_write_after_it_make_a_new_row(scene: Scene) -> None:
     assert scene.sql("SELECT * FROM t ORDER BY id") == [(1, 101, None), (3, 101, None)]
 
 
+@pytest.mark.parametrize("present", [False, True])
+def test_an_appended_row_and_writes_of_its_key_take_effect_in_order(scene: Scene, *, present: bool) -> None:
+    scene.sql("CREATE TABLE t (id int PRIMARY KEY, n int)")
+    if present:
+        scene.sql("INSERT INTO t VALUES (1, 0)")
+    pipeline = scene.pipeline()
+    row = {"id": 1}
+    pipeline.delete("t", row)
+    pipeline.insert("t", {"id": 1, "n": 5})
+    pipeline.write("t", row, add={"n": 1})
+    pipeline.write_group(
+        [Change("t", row, delete=True), Change("t", insert={"id": 1, "n": 7}), Change("t", row, add={"n": 1})]
+    )
+    drain(pipeline)
+    assert dead(pipeline) == []
+    assert scene.sql("SELECT * FROM t") == [(1, 8)]
+
+
 # --- other kinds of tables --------------------------------------------------------------------------------------------
 
 

@@ -146,6 +146,22 @@ def test_flushers_that_find_another_at_work_do_not_make_its_batch_look_deadly(sc
     assert dead(first) == []
 
 
+def test_a_race_with_another_writer_of_the_same_key_is_no_poison(scene: Scene) -> None:
+    scene.sql(VIEWS)
+    pipeline = scene.pipeline()
+    for page in (1, 2, 3):
+        view(pipeline, page)
+    with ThreadPoolExecutor(1) as threads, scene.connect() as other:
+        with other.transaction():
+            other.execute("INSERT INTO views VALUES (2, 10)")
+            flush = threads.submit(pipeline.flush_shard, 0)
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'MERGE%'"
+            eventually(lambda: scene.sql(waiting), "the flush never met the other writer")
+        report = flush.result()
+    assert (report.end, report.events, report.dead) == (End.EMPTY, 3, 0)
+    assert scene.sql("SELECT * FROM views ORDER BY page") == [(1, 1), (2, 11), (3, 1)]
+
+
 def test_a_batch_that_takes_too_long_is_halved_until_it_fits(scene: Scene) -> None:
     scene.sql("CREATE TABLE slow (id int PRIMARY KEY)")
     scene.sql(

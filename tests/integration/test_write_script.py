@@ -15,6 +15,7 @@ from pipeline.contrib.embedded import Valkey
 from pipeline.core.change import shard_of
 from pipeline.core.values import identity
 from pipeline.writer import CHUNK, Receipt
+from tests.conformance.lane import claimed
 from tests.integration.scene import Scene, eventually
 
 VIEWS = "page_views:page_id=7"
@@ -307,6 +308,16 @@ def test_no_second_flush_is_asked_for_until_one_has_started(scene: Scene) -> Non
     for _ in range(2):
         view(pipeline)
     assert len({message["headers"]["id"] for message in asked(scene)}) == 2
+
+
+def test_a_queue_that_stays_above_the_threshold_does_not_ask_again(redis_scene: Scene) -> None:
+    pipeline = redis_scene.pipeline(flush_threshold=2)
+    for _ in range(6):
+        view(pipeline)
+    claimed(redis_scene.buffer(batch_size=2))  # a flush has started, and four events are left to it
+    for _ in range(3):
+        view(pipeline)
+    assert len(asked(redis_scene)) == 1
 
 
 def test_a_flush_that_was_asked_for_and_never_started_is_asked_for_again(redis_scene: Scene) -> None:

@@ -156,13 +156,17 @@ def test_where_the_servers_are_can_still_be_seen() -> None:
     assert "redis_url='redis://cache:6379/0', database_url='postgresql://db/shop'" in repr(config)
 
 
-@pytest.mark.parametrize("variable", ["REDIS_URL", "DATABASE_URL", "BROKER_URL"])
-def test_no_secret_is_in_the_error_about_a_url(variable: str) -> None:
-    for value in (f"http:/{SECRET}", [SECRET], SECRET.encode()):
-        try:
-            Config.from_mapping({f"PIPELINE_{variable}": value})
-        except InvalidSetting as refusal:
-            assert SECRET not in str(refusal) + repr(refusal)
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REDIS_URL", f"http://:{SECRET}@cache"),
+        ("REDIS_URL", [SECRET]),
+        ("DATABASE_URL", [SECRET]),
+        ("BROKER_URL", SECRET.encode()),
+    ],
+)
+def test_no_secret_is_in_the_error_about_a_url(variable: str, value: object) -> None:
+    assert SECRET not in repr(wrong(**{variable: value}))
 
 
 def test_a_config_survives_pickle_with_everything_that_it_needs() -> None:

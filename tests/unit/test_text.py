@@ -1,0 +1,197 @@
+"""Values as PostgreSQL's input functions read them, and what a column does not take."""
+
+import csv
+import json
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.table import Column, Kind
+from pipeline.store.text import Unfit, array_text, copy_rows, text_of
+from tests.unit.strategies import texts
+
+
+def column(kind: Kind, type_: str = "", element: Kind | None = None) -> Column:
+    return Column("c", type_ or kind.value, type_ or kind.value, kind, element)
+
+
+TEXT, JSON = column(Kind.TEXT, "text"), column(Kind.JSON, "jsonb")
+TEXTS, JSONS = column(Kind.ARRAY, "text[]", Kind.TEXT), column(Kind.ARRAY, "jsonb[]", Kind.JSON)
+TIMETZ = column(Kind.TIME, "time with time zone")
+TIME = column(Kind.TIME, "time without time zone")
+
+# --- COPY -------------------------------------------------------------------------------------------------------------
+
+ESCAPES = {"N": None, "\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
+
+
+def read_copy(data: bytes) -> list[list[str | None]]:
+    """Rows as PostgreSQL's COPY FROM reads the text format (its manual, section "Text Format")."""
+    rows: list[list[str | None]] = []
+    for line in data.decode().split("\n")[:-1]:
+        assert line != "\\."  # the end of the data
+        rows.append([unescaped(cell) for cell in line.split("\t")])
+    return rows
+
+
+def unescaped(cell: str) -> str | None:
+    if cell == "\\N":
+        return None
+    found, characters = "", iter(cell)
+    for character in characters:
+        found += character if character != "\\" else ESCAPES[next(characters)] or ""
+    return found
+
+
+rows_of_texts = st.lists(st.lists(st.none() | texts | st.text("\\\n\r\tN.\"',{}", max_size=6), min_size=1, max_size=4))
+
+
+@given(rows_of_texts)
+def test_rows_come_back_out_of_copy_as_they_were(rows: list[list[str | None]]) -> None:
+    assert read_copy(copy_rows(rows)) == rows
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ([None], b"\\N\n"),
+        (["\\N"], b"\\\\N\n"),
+        (["\\."], b"\\\\.\n"),
+        ([""], b"\n"),
+        (["a\tb\nc\rd\\e"], b"a\\tb\\nc\\rd\\\\e\n"),
+        (["é", None, "b"], b"\xc3\xa9\t\\N\tb\n"),
+    ],
+)
+def test_the_copy_form_of_a_row_is_fixed(row: list[str | None], line: bytes) -> None:
+    assert copy_rows([row]) == line
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def read_array(literal: str) -> list[str | None]:
+    """The elements of a flat array literal, of which every one is quoted or NULL."""
+    inner = literal[1:-1]
+    (cells,) = csv.reader([inner], escapechar="\\", doublequote=False) if inner else [[]]
+    return [None if cell == "NULL" else cell for cell in cells]
+
+
+@given(st.lists(st.none() | st.text("ab\\\"{},' N;é", max_size=6)))
+def test_no_text_in_an_array_has_a_meaning_of_its_own(elements: list[str | None]) -> None:
+    assert read_array(array_text(elements, TEXT)) == elements
+
+
+@pytest.mark.parametrize(
+    ("elements", "literal"),
+    [
+        ([], "{}"),
+        ([None], "{NULL}"),
+        (["NULL"], '{"NULL"}'),
+        ([""], '{""}'),
+        (['a"b', "c\\d", "{e,f}"], '{"a\\"b","c\\\\d","{e,f}"}'),
+        ([["a", None], ["b", "c"]], '{{"a",NULL},{"b","c"}}'),
+    ],
+)
+def test_the_literal_of_an_array_is_fixed(elements: list[Any], literal: str) -> None:
+    assert text_of(elements, TEXTS) == literal
+
+
+def test_a_list_in_an_array_of_json_is_json() -> None:
+    assert text_of([[1, "a"], {"b": []}], JSONS) == '{"[1,\\"a\\"]","{\\"b\\":[]}"}'
+
+
+def test_an_element_that_does_not_fit_names_the_column() -> None:
+    with pytest.raises(Unfit, match="column c: a int does not fit the type text"):
+        text_of([1], TEXTS)
+
+
+# --- what fits --------------------------------------------------------------------------------------------------------
+
+HERE = timezone(timedelta(hours=2))
+
+
+@pytest.mark.parametrize(
+    ("value", "found", "text"),
+    [
+        (True, column(Kind.BOOL), "t"),
+        (False, column(Kind.BOOL), "f"),
+        (-(2**70), column(Kind.DECIMAL), "-1180591620717411303424"),
+        (7, column(Kind.FLOAT), "7"),
+        (0.1, column(Kind.FLOAT), "0.1"),
+        (1e300, column(Kind.DECIMAL), "1e+300"),
+        (Decimal("1E+5"), column(Kind.DECIMAL), "1E+5"),
+        (Decimal("1.10"), column(Kind.INTEGER), "1.10"),
+        ("7", column(Kind.INTEGER), "7"),
+        ("infinity", column(Kind.DATE), "infinity"),
+        ("NaN", column(Kind.FLOAT), "NaN"),
+        ("happy", column(Kind.OTHER, "mood"), "happy"),
+        (b"\x00\xff", column(Kind.BYTES), "\\x00ff"),
+        (datetime(2013, 1, 1, 5, tzinfo=HERE), column(Kind.TIMESTAMPTZ), "2013-01-01T05:00:00+02:00"),
+        (datetime(2013, 1, 1, 5), column(Kind.TIMESTAMP), "2013-01-01T05:00:00"),  # noqa: DTZ001
+        (date(13, 1, 1), column(Kind.DATE), "0013-01-01"),
+        (time(5, 15, 0, 1), TIME, "05:15:00.000001"),
+        (time(5, 15, tzinfo=HERE), TIMETZ, "05:15:00+02:00"),
+        (timedelta(days=-1, microseconds=1), column(Kind.INTERVAL), "-1 days 0.000001 seconds"),
+        (timedelta(hours=1), column(Kind.INTERVAL), "0 days 3600.000000 seconds"),
+        (UUID(int=7), column(Kind.OTHER, "uuid"), "00000000-0000-0000-0000-000000000007"),
+        ("text", JSON, '"text"'),
+        ("{}", JSON, '"{}"'),
+        (7, JSON, "7"),
+        (True, JSON, "true"),
+        ([1, None], JSON, "[1,null]"),
+        ({"a": [Decimal("1.10"), 10**30]}, JSON, '{"a":[1.10,1000000000000000000000000000000]}'),
+    ],
+)
+def test_a_value_that_fits_has_one_text(value: object, found: Column, text: str) -> None:
+    assert text_of(value, found) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (True, column(Kind.INTEGER)),
+        (1, column(Kind.BOOL)),
+        (7, TEXT),
+        (1.5, TEXT),
+        (Decimal(1), TEXT),
+        (UUID(int=7), TEXT),
+        (date(2013, 1, 1), TEXT),
+        (b"a", TEXT),
+        ("\\xff", column(Kind.BYTES)),
+        (datetime(2013, 1, 1, tzinfo=UTC), column(Kind.TIMESTAMP)),
+        (datetime(2013, 1, 1), column(Kind.TIMESTAMPTZ)),  # noqa: DTZ001
+        (datetime(2013, 1, 1, tzinfo=UTC), column(Kind.DATE)),
+        (date(2013, 1, 1), column(Kind.TIMESTAMP)),
+        (time(5, tzinfo=HERE), TIME),  # the zone would be dropped without a word
+        (time(5), TIMETZ),  # the session's zone would be added without a word
+        (5, column(Kind.INTERVAL)),
+        ([1], column(Kind.OTHER, "int4range")),
+        ({"a": 1}, TEXTS),
+        ({"a": 1}, TEXT),
+        (b"a", JSON),
+        (date(2013, 1, 1), JSON),
+        ({"a": [UUID(int=7)]}, JSON),
+        ([timedelta(1)], JSON),
+    ],
+)
+def test_a_value_that_its_column_would_change_does_not_fit(value: object, found: Column) -> None:
+    with pytest.raises(Unfit) as refusal:
+        text_of(value, found)
+    assert refusal.value.column == "c"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(json_values.filter(lambda value: value is not None))
+def test_json_says_the_same_to_postgres_as_to_python(value: Any) -> None:
+    assert json.loads(text_of(value, JSON)) == value
