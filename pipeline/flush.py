@@ -17,6 +17,7 @@ from pipeline.core.retry import delay
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, crashes_inherited, judge_crash, judge_failure
 from pipeline.errors import ApplyFailed
 from pipeline.ports import Applied, Batch, Buffer, Busy, Claimed, Empty, Resting, Settled, Store
+from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["End", "FlushReport", "Flusher"]
 
@@ -56,7 +57,14 @@ class Flusher:
     """Moves pending events from the buffer to the store. Several may run at once, also on one shard."""
 
     def __init__(
-        self, buffer: Buffer, store: Store, config: Config, clock: Callable[[], float], draw: Callable[[], float]
+        self,
+        buffer: Buffer,
+        store: Store,
+        config: Config,
+        clock: Callable[[], float],
+        draw: Callable[[], float],
+        *,
+        probe: Probe = ignore,
     ) -> None:
         """``clock`` counts seconds monotonically; ``draw`` gives uniform numbers in [0, 1)."""
         self._buffer = buffer
@@ -66,6 +74,7 @@ class Flusher:
         self._slice = config.flush_slice_seconds
         self._clock = clock
         self._draw = draw
+        self._probe = probe
 
     def flush_shard(self, shard: int, owner: str, slice_seconds: float | None = None) -> FlushReport:
         """Work on ``shard`` under the name ``owner`` until it is empty, fails, or the time slice is over.
@@ -87,6 +96,7 @@ class Flusher:
                 case Resting():
                     return _ended(report, End.RESTING)
                 case Claimed():
+                    self._probe(Step.CLAIMED)
                     report = self._apply(claim, report)
             if report.end is not End.EMPTY:
                 return report
@@ -100,6 +110,7 @@ class Flusher:
         if isinstance(verdict, Halve):
             log.warning("shard %d: batch %s keeps dying with its worker, halving it", claim.shard, claim.id)
             self._buffer.halve(claim, crashes_inherited(len(claim.messages)))
+            self._probe(Step.HALVED)
             return report
         entries = [decode(message, self._task) for message in claim.messages]
         batch = Batch(
@@ -121,6 +132,7 @@ class Flusher:
             raise
         self._tell(claim, entries, applied)
         self._buffer.acknowledge(claim, _settled(entries, applied), applied.seq)
+        self._probe(Step.ACKNOWLEDGED)
         return msgspec.structs.replace(
             report,
             batches=report.batches + 1,
@@ -141,18 +153,20 @@ class Flusher:
             case Halve():
                 log.warning("shard %d: batch %s halved: %s", claim.shard, claim.id, text)
                 self._buffer.halve(claim, crashes=0)
+                self._probe(Step.HALVED)
                 return report
             case Retry(seconds):
                 level = logging.ERROR if meaning is Meaning.SYSTEMIC else logging.WARNING
                 log.log(level, "shard %d: batch %s kept, next try in %.1f s: %s", claim.shard, claim.id, seconds, text)
                 self._buffer.fail(claim, text, seconds, bounded=meaning in _BOUNDED)
+                self._probe(Step.FAILED)
                 return msgspec.structs.replace(report, end=End.FAILED, error=text)
 
     def _tell(self, claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> None:
         if applied.warning:
             log.error("shard %d: %s", claim.shard, applied.warning)
         for position in sorted(applied.dead):
-            log.error("shard %d: event %s became a dead letter", claim.shard, entries[position].id)
+            log.error("shard %d: event %s became a dead letter", claim.shard, entries[position].id or "(without an id)")
         log.info(
             "shard %d: batch %d of %d events applied: %d rows, %d dead letters, %d applied before, %d savepoints",
             claim.shard, applied.seq, len(entries), applied.rows, len(applied.dead), applied.skipped,

@@ -17,6 +17,7 @@ from pipeline.config import Config
 from pipeline.core.change import MAX_EVENT_ID, Event
 from pipeline.core.codec import Malformed, decode
 from pipeline.ports import DeadLetter, DeadLetters, EventWriter
+from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["Outcome", "Replayed", "Replayer"]
 
@@ -49,8 +50,9 @@ _PAGE: Final = 100  # letters in memory at once: a letter may have PIPELINE_MAX_
 class Replayer:
     """Writes dead letters again through the write side."""
 
-    def __init__(self, writer: EventWriter, letters: DeadLetters, config: Config) -> None:
+    def __init__(self, writer: EventWriter, letters: DeadLetters, config: Config, probe: Probe = ignore) -> None:
         self._writer = writer
+        self._probe = probe
         self._letters = letters
         self._task = f"{config.namespace}.apply_event"
 
@@ -107,11 +109,14 @@ class Replayer:
         event_id = event.id.partition(_SUFFIX)[0][: MAX_EVENT_ID - len(suffix)] + suffix
         if dry_run:
             return Replayed(letter.id, Outcome.WOULD_REPLAY, event_id)
+        self._probe(Step.REPLAYING)
         try:
             self._writer.write(event.changes, event_id=event_id, shard_by=event.shard_by)
         except ValueError as error:
             return Replayed(letter.id, Outcome.REFUSED, detail=str(error))
+        self._probe(Step.REPLAYED)
         self._letters.mark_replayed(letter.id, event_id=event_id, forced=force, actor=actor)
+        self._probe(Step.MARKED)
         return Replayed(letter.id, Outcome.REPLAYED, event_id)
 
 

@@ -26,6 +26,7 @@ from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
 from pipeline.store.postgres import PostgresStore
 from pipeline.store.schema import migrate
 from pipeline.store.session import Sessions
+from pipeline.telemetry import Probe, ignore
 from pipeline.writer import Ingress, Receipt, Writer
 
 __all__ = ["Pipeline", "ShardStatus", "Status"]
@@ -78,12 +79,14 @@ class Pipeline:
     Receipt(event_id='019…', shard=3, seq=1, duplicate=False)
     """
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, probe: Probe = ignore) -> None:
+        """``probe`` is told every step on the way of an event; see `pipeline.telemetry`."""
         self.config = config or Config()
+        self._probe = probe
         self._redis = connect(self.config)
         self._buffer = RedisBuffer(self._redis, self.config)
         self._sessions = Sessions(self.config)
-        self._writer = Writer(self._buffer, self.config, _new_event_id)
+        self._writer = Writer(self._buffer, self.config, _new_event_id, probe)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -165,8 +168,8 @@ class Pipeline:
 
     @cached_property
     def _flusher(self) -> Flusher:
-        store = PostgresStore(self._sessions, self.config)
-        return Flusher(self._buffer, store, self.config, time.monotonic, random.random)
+        store = PostgresStore(self._sessions, self.config, self._probe)
+        return Flusher(self._buffer, store, self.config, time.monotonic, random.random, probe=self._probe)
 
     def flush_shard(self, shard: int, *, slice_seconds: float | None = None) -> FlushReport:
         """Flush one shard until it is empty, fails, or its time slice (default: the configured one) is over.
@@ -223,7 +226,7 @@ class Pipeline:
     @cached_property
     def replayer(self) -> Replayer:
         """Writes dead letters again."""
-        return Replayer(self._writer, self.dead_letters, self.config)
+        return Replayer(self._writer, self.dead_letters, self.config, self._probe)
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -14,6 +14,7 @@ from pipeline.core.change import Change, canonical_table, changes_of, check_even
 from pipeline.core.codec import OPEN_END, Envelope, kwargs_json
 from pipeline.errors import EventTooLarge, InvalidEvent, PipelineError, PipelineFull
 from pipeline.ports import Buffer, Encoded, EncodedChange, Written
+from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["Ingress", "Receipt", "Writer"]
 
@@ -39,20 +40,24 @@ class Receipt(msgspec.Struct, frozen=True):
 class Writer:
     """The write side. Stateless apart from its connections; safe to share between threads."""
 
-    def __init__(self, buffer: Buffer, config: Config, new_id: Callable[[], str]) -> None:
+    def __init__(self, buffer: Buffer, config: Config, new_id: Callable[[], str], probe: Probe = ignore) -> None:
         """``new_id`` makes a fresh event id (a UUIDv7 in production)."""
         self._buffer = buffer
         self._shards = config.shards
         self._max_bytes = config.max_event_bytes
         self._tables = frozenset(map(canonical_table, config.tables))
         self._new_id = new_id
+        self._probe = probe
         task = f"{config.namespace}.apply_event"
         self._envelopes = [Envelope(task, f"{config.namespace}.events.{{{shard}}}") for shard in range(config.shards)]
 
     def write(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> Receipt:
         """Accept one event; see `pipeline.wiring.Pipeline.write` for what it raises."""
         event = self.encode(changes, event_id=event_id, shard_by=shard_by)
-        return _receipt(event, self._buffer.write(event.shard, [event])[0])
+        self._probe(Step.WRITING)
+        written = self._buffer.write(event.shard, [event])[0]
+        self._probe(Step.WRITTEN)
+        return _receipt(event, written)
 
     def write_many(self, changes: Iterable[Change]) -> list[Receipt]:
         """Accept one event per change, in chunks; each chunk is one round trip.

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import redis
 from redis.commands.core import Script
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import NoScriptError, RedisError
 
 from pipeline.buffer.keys import Keys
@@ -30,6 +31,20 @@ _WANTED_AGAIN_MS: Final = 5_000
 """A flush that was asked for and has not started for so long may be lost with its worker: ask again."""
 
 
+class _Packer(HiredisRespSerializer):
+    """Packs commands without numbers in them.
+
+    ``hiredis.pack_command`` (3.5.0) asks Python for the text of a number, which lets signal handlers run; when one
+    raises (Ctrl-C, a soft time limit of Celery, an alarm), it crashes the process.
+    """
+
+    def pack(self, *args: Any) -> list[bytes]:
+        """The command as the bytes that go to Redis."""
+        words: list[Any] = [b"%d" % arg if type(arg) is int else arg for arg in args]
+        packed: list[bytes] = super().pack(*words)
+        return packed
+
+
 def connect(config: Config) -> redis.Redis:
     """A lazy client; safe to share between threads, and across a fork (its pool notices the new process id).
 
@@ -46,6 +61,7 @@ def connect(config: Config) -> redis.Redis:
             socket_timeout=config.redis_timeout_seconds,
             socket_connect_timeout=config.redis_timeout_seconds,
             health_check_interval=0,
+            command_packer=_Packer(),
         )
     except (ValueError, TypeError):  # its message may quote a password
         raise InvalidSetting(
@@ -91,7 +107,7 @@ class RedisBuffer:
         """See `pipeline.ports.Buffer.write`."""
         keys, args = self._write_call(shard, events)
         with _translated():
-            self._check_topology()
+            self._check_topology(create=True)
             reply = self._scripts["write"](keys=keys, args=args)
         return self._written(shard, reply)
 
@@ -108,7 +124,7 @@ class RedisBuffer:
             return dict(zip(chosen, pipe.execute(raise_on_error=False), strict=True))
 
         with _translated():
-            self._check_topology()
+            self._check_topology(create=True)
             replies = send(range(len(calls)))
             # Redis lost its scripts: these calls, and only these, did not run
             if missed := [number for number, reply in replies.items() if isinstance(reply, NoScriptError)]:
@@ -127,7 +143,7 @@ class RedisBuffer:
     def give_back(self, shard: int, message: bytes) -> None:
         """See `pipeline.ports.Buffer.give_back`."""
         with _translated():
-            self._check_topology()
+            self._check_topology(create=True)
             self._redis.rpush(self._keys.shards[shard].events, message)
 
     def _write_call(self, shard: int, events: Sequence[Encoded]) -> tuple[list[str], list[Any]]:
@@ -158,12 +174,15 @@ class RedisBuffer:
             raise PipelineFull(shard, -1 - reply[0], self._per_shard)
         return [Written(abs(seq), seq < 0) for seq in reply[1:]]
 
-    def _check_topology(self) -> None:
+    def _check_topology(self, *, create: bool = False) -> None:
+        """Compare our topology with what Redis says. Only a writer (``create``) settles what is not settled yet."""
         if self._topology_checked:
             return
         ours = {"shards": str(self._config.shards), "format": FORMAT}
         theirs = self._redis.hmget(self._keys.topology, list(ours))
         if None in theirs:  # look first: a full Redis takes no command that could write
+            if not create:
+                return
             pipe = self._redis.pipeline(transaction=True)
             for field, value in ours.items():
                 pipe.hsetnx(self._keys.topology, field, value)

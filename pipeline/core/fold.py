@@ -24,7 +24,7 @@ Source of the idea: log compaction and the conflation of market-data feeds; the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal, Inexact, Rounded
 from math import isfinite
@@ -99,12 +99,34 @@ def operation(change: Change) -> Operation | Insert:
     return Upsert(change.key, steps)
 
 
-def fold(changes: Sequence[tuple[Table, Change, str | None]]) -> list[Wave]:
-    """The waves of row operations that have the effect of ``changes``, applied in order.
+Row = tuple[Table, Change, str | None]
+"""A change with its table, which the caller has resolved (so that two spellings of one table are one table), and the
+identity of its key, ``None`` for an insert."""
 
-    The table of a change is resolved by the caller, so that two spellings of one table are one table. The third part is
-    the identity of the change's key, ``None`` for an insert.
+
+def fold(changes: Sequence[Row]) -> list[Wave]:
+    """The waves of row operations that have the effect of ``changes``, applied in order."""
+    return [wave for part in _parts(changes) for wave in _fold(part)]
+
+
+def _parts(changes: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Cut before a write to a row that an earlier delete may take along (``ON DELETE CASCADE``, ``SET NULL`` …).
+
+    A wave deletes last, so in one wave the delete would take what was written after it.
     """
+    start = 0
+    disturbed: set[int] = set()
+    for position, (table, change, _) in enumerate(changes):
+        if change.delete:
+            disturbed |= table.cascades
+        elif table.oid in disturbed:
+            yield changes[start:position]
+            start = position
+            disturbed = set()
+    yield changes[start:]
+
+
+def _fold(changes: Sequence[Row]) -> list[Wave]:
     programs: dict[tuple[int, str], list[Operation | Insert]] = {}
     inserts: dict[int, list[Insert]] = {}
     addressed = _addressed(changes)
@@ -146,7 +168,7 @@ _Addressed = Mapping[tuple[str, ...], set[str]]
 """Key columns → identities of the rows that are addressed by them."""
 
 
-def _addressed(changes: Iterable[tuple[Table, Change, str | None]]) -> Mapping[int, _Addressed]:
+def _addressed(changes: Iterable[Row]) -> Mapping[int, _Addressed]:
     """The addressed rows of each table to which rows are appended as well: an appended row may be one of them."""
     appended = {table.oid for table, _, name in changes if name is None}
     found: dict[int, dict[tuple[str, ...], set[str]]] = {}

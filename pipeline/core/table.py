@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-__all__ = ["SUMMABLE", "Column", "Kind", "Table", "depths"]
+__all__ = ["SUMMABLE", "Column", "Kind", "Table", "depths", "reach"]
 
 
 class Kind(StrEnum):
@@ -62,7 +62,8 @@ class Table(msgspec.Struct, frozen=True):
 
     ``unique_keys`` are the column sets by which a row can be addressed: the primary key and every unique index that is
     neither partial, deferrable nor on expressions. ``depth`` is its place in the order of foreign keys: a table is
-    deeper than every table that it references.
+    deeper than every table that it references. ``cascades`` are the object ids of the tables whose rows PostgreSQL
+    itself may delete or change when a row of this one is deleted (``ON DELETE CASCADE``, ``SET NULL`` …).
     """
 
     oid: int
@@ -71,6 +72,7 @@ class Table(msgspec.Struct, frozen=True):
     columns: dict[str, Column]
     unique_keys: frozenset[frozenset[str]]
     depth: int = 0
+    cascades: frozenset[int] = frozenset()
 
 
 def depths(references: Iterable[tuple[int, int]]) -> dict[int, int]:
@@ -92,3 +94,17 @@ def depths(references: Iterable[tuple[int, int]]) -> dict[int, int]:
     for table in parents:
         depth(table, frozenset())
     return found
+
+
+def reach(edges: Iterable[tuple[int, int]], start: int) -> frozenset[int]:
+    """Everything that can be reached from ``start`` over ``edges`` (from, to), in one step or more."""
+    following: dict[int, set[int]] = {}
+    for source, target in edges:
+        following.setdefault(source, set()).add(target)
+    found: set[int] = set()
+    ahead = [start]
+    while ahead:
+        fresh = following.get(ahead.pop(), set()) - found
+        found |= fresh
+        ahead += fresh
+    return frozenset(found)

@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from pipeline.core.failure import Meaning
-from pipeline.core.table import Column, Kind, Table, depths
+from pipeline.core.table import Column, Kind, Table, depths, reach
 from pipeline.errors import ApplyFailed
 from pipeline.store.statements import statement
 
@@ -85,7 +85,8 @@ def _read(connection: psycopg.Connection[Any], name: str) -> Table:
         name=relname,
         columns={column.name: column for column in columns},
         unique_keys=frozenset(frozenset(row[0]) for row in unique),
-        depth=depths((child, parent) for child, parent in references).get(oid, 0),
+        depth=depths((child, parent) for child, parent, _ in references if child != parent).get(oid, 0),
+        cascades=reach(((parent, child) for child, parent, cascades in references if cascades), oid),
     )
 
 

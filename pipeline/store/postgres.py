@@ -24,6 +24,7 @@ from pipeline.store.catalog import Catalog
 from pipeline.store.session import Sessions
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit
+from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["PostgresStore"]
 
@@ -43,9 +44,10 @@ _ISOLATED: Final = frozenset({Meaning.POISON, Meaning.PARENT_MISSING, Meaning.UN
 class PostgresStore:
     """`pipeline.ports.Store` on PostgreSQL ≥ 15."""
 
-    def __init__(self, sessions: Sessions, config: Config) -> None:
+    def __init__(self, sessions: Sessions, config: Config, probe: Probe = ignore) -> None:
         self._sessions = sessions
         self._namespace = config.namespace
+        self._probe = probe
         self._catalog = Catalog()
         self._plans: dict[tuple[int, Shape], Plan] = {}
 
@@ -54,7 +56,15 @@ class PostgresStore:
         try:
             with self._sessions.connection() as connection:
                 try:
-                    return _Application(connection, batch, self._namespace, self._catalog, self._plans).run()
+                    application = _Application(
+                        connection,
+                        batch,
+                        namespace=self._namespace,
+                        catalog=self._catalog,
+                        plans=self._plans,
+                        probe=self._probe,
+                    )
+                    return application.run()
                 finally:
                     if connection.info.transaction_status not in {TransactionStatus.IDLE, TransactionStatus.UNKNOWN}:
                         connection.rollback()
@@ -105,15 +115,18 @@ class _Application:
         self,
         connection: psycopg.Connection[Any],
         batch: Batch,
+        *,
         namespace: str,
         catalog: Catalog,
         plans: dict[tuple[int, Shape], Plan],
+        probe: Probe,
     ) -> None:
         self._connection = connection
         self._batch = batch
         self._scope = {"namespace": namespace, "shard": batch.shard}
         self._catalog = catalog
         self._plans = plans
+        self._probe = probe
         self._looked_again = False
         self._tables: dict[int, Table] = {}
         self._writer = BulkWriter(connection, self._tables, plans)
@@ -126,6 +139,7 @@ class _Application:
         ledger = self._lock()
         if ledger is None:
             return self._applied_before()
+        self._probe(Step.LOCKED)
         seq, recheck_from, warning = self._place(ledger)
         fresh = self._fresh(recheck_from)
         if batch.bury is not None:
@@ -134,6 +148,7 @@ class _Application:
             bad = self._write(fresh)
         for position, finding in sorted(bad.items()):
             self._bury(batch.entries[position], finding)
+            self._probe(Step.BURIED)
         self._connection.execute(
             statement("record_batch"),
             {
@@ -147,7 +162,9 @@ class _Application:
                 "gaps": int(batch.seq > ledger.seq + 1),
             },
         )
+        self._probe(Step.COMMITTING)
         self._connection.execute("COMMIT")
+        self._probe(Step.COMMITTED)
         return Applied(seq, self._rows, frozenset(bad), len(batch.entries) - len(fresh), self._savepoints, warning)
 
     # --- once only
@@ -273,9 +290,11 @@ class _Application:
                 raise
         else:
             self._rows += rows
+            self._probe(Step.ATTEMPTED)
             return None
         self._connection.execute("ROLLBACK TO SAVEPOINT pipeline; RELEASE SAVEPOINT pipeline")
         self._look_again()
+        self._probe(Step.ATTEMPTED)
         return finding
 
     def _look_again(self) -> None:

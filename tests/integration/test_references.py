@@ -166,3 +166,31 @@ def test_a_cascade_takes_its_rows_along(scene: Scene) -> None:
     drain(pipeline)
     assert dead(pipeline) == []
     assert scene.sql("SELECT id FROM item") == [(7,)]
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+def test_a_cascade_does_not_reach_what_was_written_after_the_delete(scene: Scene, action: str) -> None:
+    make(
+        scene,
+        (
+            "CREATE TABLE cart (id int PRIMARY KEY)",
+            f"CREATE TABLE item (id int PRIMARY KEY, cart int REFERENCES cart ON DELETE {action})",
+            f"CREATE TABLE note (id int PRIMARY KEY, item int REFERENCES item ON DELETE {action})",
+            "INSERT INTO cart VALUES (1)",
+            "INSERT INTO item VALUES (6, 1)",
+        ),
+    )
+    pipeline = scene.pipeline()
+    pipeline.write_many(
+        [
+            Change("item", {"id": 5}, {"cart": 1}),
+            Change("cart", {"id": 1}, delete=True),
+            Change("cart", {"id": 1}),
+            Change("item", {"id": 7}, {"cart": 1}),
+            Change("note", {"id": 8}, {"item": 7}),
+        ]
+    )
+    report = drain(pipeline)
+    assert (report.batches, dead(pipeline)) == (1, [])
+    assert scene.sql("SELECT id FROM item WHERE cart = 1") == [(7,)]
+    assert scene.sql("SELECT id, item FROM note") == [(8, 7)]

@@ -1,4 +1,4 @@
--- Every foreign key between two tables: (referencing, referenced).
-SELECT DISTINCT conrelid::bigint, confrelid::bigint
+-- Every foreign key: (referencing, referenced, whether a delete there deletes or changes rows here).
+SELECT DISTINCT conrelid::bigint, confrelid::bigint, confdeltype IN ('c', 'n', 'd') AS cascades
 FROM pg_catalog.pg_constraint
-WHERE contype = 'f' AND conrelid <> confrelid
+WHERE contype = 'f'

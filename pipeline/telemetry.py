@@ -1,0 +1,38 @@
+"""Named steps on the way of an event, for whoever wants to be told: traces and metrics, or a test that kills there.
+
+A probe is called synchronously, in the process and thread that takes the step. It gets the name of the step only: no
+payload can leak through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+__all__ = ["Probe", "Step", "ignore"]
+
+
+class Step(StrEnum):
+    """A step on the way of an event. A kill right after it is what a test of that step is about."""
+
+    WRITING = "write.sending"  # checked and encoded, nothing has reached Redis
+    WRITTEN = "write.accepted"
+    CLAIMED = "claim.frozen"
+    LOCKED = "apply.locked"  # the transaction holds its shard, nothing is written
+    ATTEMPTED = "apply.attempted"  # a part of the batch is written, or its savepoint rolled back
+    BURIED = "apply.buried"
+    COMMITTING = "apply.committing"
+    COMMITTED = "apply.committed"
+    ACKNOWLEDGED = "acknowledge.done"
+    HALVED = "halve.done"
+    FAILED = "fail.recorded"
+    REPLAYING = "replay.sending"
+    REPLAYED = "replay.accepted"  # written again, not marked as replayed yet
+    MARKED = "replay.marked"
+
+
+Probe = Callable[[Step], None]
+
+
+def ignore(step: Step) -> None:
+    """The probe of a pipeline that nobody watches."""
