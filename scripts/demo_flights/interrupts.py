@@ -1,10 +1,8 @@
-"""Ctrl-C and SIGTERM, raised only where nothing can be left behind."""
+"""Ctrl-C and SIGTERM, heeded only where nothing can be left behind."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
@@ -22,28 +20,22 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """From its making on, the signals raise `Interrupted`: at once, or at the end of the block that holds them."""
+    """From its making on, a signal is noted, and `check` raises it.
+
+    An exception out of the handler itself could come between starting a process and being responsible for it, and is
+    lost if it comes in a ``__del__``. Only a second signal raises at once: then something hangs, and the guards of the
+    servers clean up.
+    """
 
     def __init__(self) -> None:
-        self._depth = 0
-        self._signum: int | None = None
+        self.signum: int | None = None
         for signum in _SIGNALS:
             signal.signal(signum, self._arrived)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """A block that is not interrupted: between starting a process and being responsible for it, nothing may come.
-
-        When a signal came, whatever else the block raises gives way to it: in a terminal, Ctrl-C reaches child
-        processes too, and what they then do wrong is no news.
-        """
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if not self._depth and self._signum is not None:
-                raise Interrupted(self._signum) from None
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come. To be called several times a second."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
 
     def ignore(self) -> None:
         """From now on everything is being ended anyway."""
@@ -51,6 +43,6 @@ class Interrupts:
             signal.signal(signum, signal.SIG_IGN)
 
     def _arrived(self, signum: int, _: FrameType | None) -> None:
-        self._signum = signum
-        if not self._depth:
+        if self.signum is not None:
             raise Interrupted(signum)
+        self.signum = signum

@@ -40,9 +40,11 @@ class Numbers(NamedTuple):
 class Monitor:
     """Looks at the pipeline's status and at the ledger, and notices when nothing moves any more."""
 
-    def __init__(self, pipeline: Pipeline, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, pipeline: Pipeline, connection: psycopg.Connection[Any], check: Callable[[], None]) -> None:
+        """``check`` is called again and again while something is waited for; it may raise."""
         self._pipeline = pipeline
         self._connection = connection
+        self._check = check
         self._last: tuple[int, int] = (-1, -1)
         self._moved = time.monotonic()
 
@@ -65,6 +67,7 @@ class Monitor:
         """Whether ``done`` came true within ``seconds``; it is asked every ``poll`` seconds."""
         deadline = time.monotonic() + seconds
         while not done():
+            self._check()
             if time.monotonic() > deadline:
                 return False
             time.sleep(poll)

@@ -50,9 +50,10 @@ def main(arguments: Sequence[str]) -> int:
                 comparisons = demo.run()
             demo.report(comparisons, time.monotonic() - began)
     except Interrupted as interrupted:
-        display.say("Interrupted. Everything that was started has been stopped.")
-        return 128 + interrupted.signum
+        return _interrupted(interrupted.signum, display)
     except _FAILURES as error:
+        if interrupts.signum is not None:  # Ctrl-C in a terminal reaches child processes too, and one has died of it
+            return _interrupted(interrupts.signum, display)
         display.say(f"\n{error}")
         if options.json:
             print(json.dumps({"ok": False, "error": str(error)}))
@@ -60,29 +61,34 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if demo.ok else 1
 
 
+def _interrupted(signum: int, display: Display) -> int:
+    display.say("Interrupted. Everything that was started has been stopped.")
+    return 128 + signum
+
+
 @contextmanager
 def _services(options: Options, interrupts: Interrupts, display: Display) -> Iterator[Services]:
     """Everything that is needed, started; and stopped at the end, unless it is to be kept and all went well."""
     with ExitStack() as stack:
         stack.callback(display.close)
-        with interrupts.held():
-            services = Services(flower=options.flower)
-            stack.push(lambda kind, *_: _end(services, interrupts, quickly=kind is not None))
-            display.say(f"Starting Valkey and Postgres in {services.directory} …")
-            services.servers.start()
+        services = Services(flower=options.flower)
+        stack.push(lambda kind, *_: _end(services, interrupts, quickly=kind is not None))
+        display.say(f"Starting Valkey and Postgres in {services.directory} …")
+        services.servers.start()
+        interrupts.check()
         with psycopg.connect(services.servers.database_url, autocommit=True) as connection:
             create_tables(connection)
         with Pipeline.from_env(services.environment) as pipeline:
             pipeline.migrate()
         display.say("Starting the worker and beat …")
         for name in services.names:
-            with interrupts.held():
-                services.start(name)
+            services.start(name)
+            interrupts.check()
         yield services
         if options.keep:
             stack.pop_all()
             display.close()
-            _keep(services, interrupts, display)
+            _keep(services, display)
 
 
 def _end(services: Services, interrupts: Interrupts, *, quickly: bool) -> None:
@@ -90,9 +96,8 @@ def _end(services: Services, interrupts: Interrupts, *, quickly: bool) -> None:
     services.stop(quickly=quickly)
 
 
-def _keep(services: Services, interrupts: Interrupts, display: Display) -> None:
-    with interrupts.held():
-        script = services.release()
+def _keep(services: Services, display: Display) -> None:
+    script = services.release()
     display.say("\nStill up:")
     for name, url in services.urls.items():
         display.say(f"  {name:<10}{url}")
@@ -118,7 +123,7 @@ class _Demo:
         self._display = display
         self._application = Application(pipeline)
         self._connection: psycopg.Connection[Any] = psycopg.connect(services.servers.database_url, autocommit=True)
-        self._monitor = Monitor(pipeline, self._connection)
+        self._monitor = Monitor(pipeline, self._connection, interrupts.check)
         self._down: tuple[str, ...] = ()
         self._killed = not options.kill
         self._looked = 0.0
@@ -141,8 +146,10 @@ class _Demo:
             self._display.close()
             self._display.say("Comparing Postgres with the CSV file …")
             load(self._connection, self._options.flights)
+            self._interrupts.check()
             comparisons = compare(self._connection, self._application.events)
             self._work = work_done(self._connection)
+            self._interrupts.check()
         self.ok = all(comparison.equal for comparison in comparisons)
         return comparisons
 
@@ -150,6 +157,7 @@ class _Demo:
 
     def _go_on(self) -> None:
         """Between two writes: look, if it is time to; kill, if it is time to; wait, if too much is pending."""
+        self._interrupts.check()
         if not self._killed and self._application.flights >= self._options.flights * KILL_AT:
             self._kill()
         if self._down and self._application.flights >= self._options.flights * REVIVE_AT:
@@ -198,8 +206,8 @@ class _Demo:
             return
         self._display.say("Starting the worker and beat again …")
         for name in self._down:
-            with self._interrupts.held():
-                self._services.start(name)
+            self._services.start(name)
+            self._interrupts.check()
         self._down = ()
 
     # --- the end
