@@ -9,15 +9,16 @@ whatever the values are, and in practice almost every batch is one wave.
 One exception keeps hot keys cheap: many ``max`` (or ``min``) operands that Python cannot compare are carried together,
 and PostgreSQL picks the greatest in one step (``Step("max", …, candidates=True)``).
 
-Laws (`tests/unit/test_fold.py` states them as properties):
+Laws (`tests/unit/test_fold_laws.py` states them as properties):
 
 * applying the waves in order = applying the changes in order;
 * ``then`` is associative where it is defined;
 * no row has two operations in one wave; every key of the input is in the output.
 
 Two things are different from applying one by one, on purpose, and only for changes that could not be applied:
-a value that a later change of the same batch overwrites is never looked at, so it cannot become a dead letter; and an
-integer that would overflow only in between does not.
+a value that a later change of the same batch overwrites is never looked at, so it cannot become a dead letter; and a
+row that would break a rule only in between (an integer overflows, a CHECK fails, a NOT NULL column comes later) does
+not break it.
 
 Source of the idea: log compaction and the conflation of market-data feeds; the algebra is that of a monoid action.
 """
@@ -106,7 +107,13 @@ identity of its key, ``None`` for an insert."""
 
 def fold(changes: Sequence[Row]) -> list[Wave]:
     """The waves of row operations that have the effect of ``changes``, applied in order."""
-    return [wave for part in _parts(changes) for wave in _fold(part)]
+    waves: list[Wave] = []
+    for part in _parts(changes):
+        folded = _fold(part)
+        if _overtakes(folded, part):
+            folded = [wave for row in part for wave in _fold([row])]
+        waves += folded
+    return waves
 
 
 def _parts(changes: Sequence[Row]) -> Iterator[Sequence[Row]]:
@@ -124,6 +131,21 @@ def _parts(changes: Sequence[Row]) -> Iterator[Sequence[Row]]:
             start = position
             disturbed = set()
     yield changes[start:]
+
+
+def _overtakes(waves: Sequence[Wave], changes: Sequence[Row]) -> bool:
+    """Whether a delete comes before an operation, in a later wave, on a row that it may take along."""
+    if len(waves) == 1:
+        return False
+    cascades = {table.oid: table.cascades for table, change, _ in changes if change.delete and table.cascades}
+    disturbed: set[int] = set()
+    for wave in waves:
+        if not disturbed.isdisjoint(wave.rows):
+            return True
+        for oid in cascades.keys() & wave.rows.keys():
+            if any(isinstance(step, Delete) for step in wave.rows[oid].values()):
+                disturbed |= cascades[oid]
+    return False
 
 
 def _fold(changes: Sequence[Row]) -> list[Wave]:

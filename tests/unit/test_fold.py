@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.change import Change
 from pipeline.core.fold import Delete, Insert, Step, Upsert, Wave, operation, then
-from pipeline.core.table import Column, Kind
+from pipeline.core.table import Column, Kind, Table
 from tests.unit.table_model import COLUMNS, OTHER_TABLE, TABLE, column, folded
 
 KEY = {"id": 1}
@@ -129,6 +129,38 @@ def test_a_row_that_is_appended_and_then_written_is_written_after_it_is_there() 
     first, second = waves(Change("t", insert={"id": "1"}), write(add={"count": 1}))
     assert first.inserts == {TABLE.oid: [Insert({"id": "1"})]}
     assert second.rows == {TABLE.oid: {"id=1": Upsert(KEY, {"count": Step("add", 1)})}}
+
+
+# Rows of the other table reference the first one's; when those are deleted, PostgreSQL deletes or changes them too.
+PARENT = msgspec.structs.replace(TABLE, cascades=frozenset({OTHER_TABLE.oid}))
+
+
+def written(*changes: tuple[Table, Change]) -> list[dict[int, list[object]]]:
+    """Wave by wave what happens in which table."""
+    return [{oid: list(rows.values()) for oid, rows in wave.rows.items()} for wave in folded(changes)]
+
+
+def test_a_row_that_is_written_after_its_parent_was_deleted_is_not_taken_along() -> None:
+    child = Upsert(KEY, {"count": Step("add", 1)})
+    assert written((PARENT, DELETE), (OTHER_TABLE, write(add={"count": 1}))) == [
+        {TABLE.oid: [Delete(KEY)]},
+        {OTHER_TABLE.oid: [child]},
+    ]
+
+
+def test_a_row_that_waits_for_postgres_is_not_overtaken_by_the_delete_of_its_parent() -> None:
+    # in the second wave the row would be made again
+    changes = (OTHER_TABLE, write(set={"count": None})), (OTHER_TABLE, write(add={"count": 1})), (PARENT, DELETE)
+    assert written(*changes) == [
+        {OTHER_TABLE.oid: [Upsert(KEY, {"count": Step("set", None)})]},
+        {OTHER_TABLE.oid: [Upsert(KEY, {"count": Step("add", 1)})]},
+        {TABLE.oid: [Delete(KEY)]},
+    ]
+
+
+def test_parents_that_are_deleted_and_made_anew_are_still_two_waves() -> None:
+    rows = [Change("t", {"id": number}, delete=delete) for number in range(100) for delete in (True, False)]
+    assert [len(wave.rows[TABLE.oid]) for wave in folded([(PARENT, row) for row in rows])] == [100, 100]
 
 
 @pytest.mark.parametrize("row", [{"id": 2}, {"count": 1}, {"id": None}, {"id": 1.0}, {}])

@@ -19,12 +19,11 @@ SELECT a.attname,
        pg_get_expr(d.adbin, d.adrelid) AS default_sql,
        a.attgenerated <> '' AS generated,
        a.attidentity = 'a' AS identity_always,
-       CASE WHEN a.attcollation NOT IN (0, own.typcollation)
+       CASE WHEN a.attcollation NOT IN (0, t.typcollation) -- a domain's own is lost in its base type
             THEN quote_ident(cn.nspname) || '.' || quote_ident(c.collname) END AS collation
 FROM base
 JOIN pg_catalog.pg_type t ON t.oid = base.typid AND t.typtype <> 'd'
 JOIN pg_catalog.pg_attribute a ON a.attrelid = %(oid)s AND a.attnum = base.attnum
-JOIN pg_catalog.pg_type own ON own.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_type element ON element.oid = t.typelem AND t.typcategory = 'A'
 LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
 LEFT JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation
