@@ -16,7 +16,7 @@ from pipeline.core.failure import Meaning
 from pipeline.core.retry import delay
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, crashes_inherited, judge_crash, judge_failure
 from pipeline.errors import ApplyFailed
-from pipeline.ports import Applied, Batch, Buffer, Busy, Claimed, Empty, Resting, Settled, Store
+from pipeline.ports import Applied, Batch, Buffer, Busy, Claimed, Empty, PausedTable, Resting, Settled, Store
 from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["End", "FlushReport", "Flusher"]
@@ -38,10 +38,14 @@ class End(StrEnum):
     BUSY = "busy"  # another flusher is at work
     RESTING = "resting"  # the frozen batch failed before and is not due yet
     FAILED = "failed"  # the batch could not be applied now and rests
+    PAUSED = "paused"  # nothing else is pending, but events are set aside until their table can be written
 
 
 class FlushReport(msgspec.Struct, frozen=True):
-    """What a flush of one shard did. ``rows`` were written or deleted; ``skipped`` events had been applied before."""
+    """What a flush of one shard did.
+
+    ``rows`` were written or deleted; ``skipped`` events had been applied before; events ``aside`` wait for their table.
+    """
 
     shard: int
     end: End
@@ -50,6 +54,7 @@ class FlushReport(msgspec.Struct, frozen=True):
     rows: int = 0
     dead: int = 0
     skipped: int = 0
+    aside: int = 0
     error: str | None = None
 
 
@@ -89,8 +94,11 @@ class Flusher:
         while True:
             claim = self._buffer.claim(shard, owner)
             match claim:
-                case Empty():
-                    return _ended(report, End.EMPTY)
+                case Empty(paused):
+                    if self._probe_paused(shard, paused):
+                        continue
+                    why = "; ".join(f"{table.table} is paused: {table.error}" for table in paused)
+                    return msgspec.structs.replace(report, end=End.PAUSED if paused else End.EMPTY, error=why or None)
                 case Busy():
                     return _ended(report, End.BUSY)
                 case Resting():
@@ -98,6 +106,8 @@ class Flusher:
                 case Claimed():
                     self._probe(Step.CLAIMED)
                     report = self._apply(claim, report)
+                    if report.end is End.EMPTY:
+                        self._probe_paused(shard, claim.paused)
             if report.end is not End.EMPTY:
                 return report
             if self._clock() >= until:
@@ -122,28 +132,35 @@ class Flusher:
             failures=claim.failures,
             drained=claim.drained,
             bury=verdict.reason if isinstance(verdict, Bury) else None,
+            aside=_aside(entries, claim),
+            paused=bool(claim.paused),
         )
         try:
             applied = self._store.apply(batch)
         except ApplyFailed as error:
-            return self._failed(claim, error, report)
+            return self._failed(claim, entries, error, report)
         except BaseException as error:  # a bug, or a stop: without a word of it this would look like a crash
             self._buffer.fail(claim, type(error).__name__, delay(self._retry, claim.failures + 1, self._draw()))
             raise
         self._tell(claim, entries, applied)
-        self._buffer.acknowledge(claim, _settled(entries, applied), applied.seq)
+        self._buffer.acknowledge(claim, _settled(claim, entries, applied), applied.seq)
         self._probe(Step.ACKNOWLEDGED)
         return msgspec.structs.replace(
             report,
             batches=report.batches + 1,
-            events=report.events + len(entries),
+            events=report.events + len(entries) - len(applied.aside),
+            aside=report.aside + len(applied.aside),
             rows=report.rows + applied.rows,
             dead=report.dead + len(applied.dead),
             skipped=report.skipped + applied.skipped,
         )
 
-    def _failed(self, claim: Claimed, error: ApplyFailed, report: FlushReport) -> FlushReport:
+    def _failed(
+        self, claim: Claimed, entries: Sequence[Event | Malformed], error: ApplyFailed, report: FlushReport
+    ) -> FlushReport:
         meaning = Meaning(error.meaning)
+        if meaning is Meaning.SYSTEMIC and (sample := _first_of(entries, error.table)) is not None:
+            return self._pause(claim, sample, error, report)
         text = str(error) if meaning in _TELLING else f"{meaning} (SQLSTATE {error.sqlstate})"
         verdict = judge_failure(meaning, claim.failures + 1, len(claim.messages), self._retry, self._draw())
         match verdict:
@@ -162,6 +179,43 @@ class Flusher:
                 self._probe(Step.FAILED)
                 return msgspec.structs.replace(report, end=End.FAILED, error=text)
 
+    def _pause(self, claim: Claimed, sample: Event, error: ApplyFailed, report: FlushReport) -> FlushReport:
+        """The table cannot be written at all: set its events aside from now on, and go on with the batch at once."""
+        rest = delay(self._retry, 1, self._draw())
+        log.error("shard %d: table %s is paused, next probe in %.1f s: %s", claim.shard, error.table, rest, error)
+        table = PausedTable(error.table or "", rest, str(error), sample.raw)
+        self._buffer.pause(claim.shard, table, claim)
+        self._probe(Step.PAUSED)
+        return report
+
+    def _probe_paused(self, shard: int, paused: Sequence[PausedTable]) -> bool:
+        """Probe the paused tables that are due, between two batches; whether one of them was resumed."""
+        resumed = False
+        for table in paused:
+            if table.seconds > 0:
+                continue
+            problem = self._problem(table, others=len(paused) > 1)
+            if problem is None:
+                log.warning("shard %d: table %s can be written again and is resumed", shard, table.table)
+                self._buffer.resume(shard, table.table)
+                self._probe(Step.RESUMED)
+                resumed = True
+            else:
+                rest = delay(self._retry, table.probes + 2, self._draw())
+                put_off = PausedTable(table.table, rest, problem, table.sample, table.probes + 1)
+                self._buffer.pause(shard, put_off)
+        return resumed
+
+    def _problem(self, table: PausedTable, *, others: bool) -> str | None:
+        """What is still wrong with a paused table, tried with the event that met it."""
+        event = decode(table.sample, self._task)
+        if isinstance(event, Malformed):  # another version wrote it: the flush will see what it can do
+            return None
+        try:
+            return self._store.probe(event, paused=others)
+        except ApplyFailed as error:
+            return str(error)
+
     def _tell(self, claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> None:
         if applied.warning:
             log.error("shard %d: %s", claim.shard, applied.warning)
@@ -178,15 +232,41 @@ def _ended(report: FlushReport, end: End) -> FlushReport:
     return msgspec.structs.replace(report, end=end)
 
 
-def _settled(entries: Sequence[Event | Malformed], applied: Applied) -> list[Settled]:
+def _first_of(entries: Sequence[Event | Malformed], table: str | None) -> Event | None:
+    """The first event that touches ``table``."""
+    for entry in entries:
+        if isinstance(entry, Event) and any(change.table == table for change in entry.changes):
+            return entry
+    return None
+
+
+def _aside(entries: Sequence[Event | Malformed], claim: Claimed) -> frozenset[int]:
+    """Positions of the entries that must wait: they touch a paused table, or a row on which something waits already."""
+    if not claim.paused and not claim.held:
+        return frozenset()
+    tables = {paused.table for paused in claim.paused}
+    held = set(claim.held)
+    aside = set()
+    for position, entry in enumerate(entries):
+        if isinstance(entry, Malformed):
+            continue
+        rows = [f"{change.table}:{name}" for change, name in zip(entry.changes, entry.identities, strict=True) if name]
+        if not held.isdisjoint(rows) or any(change.table in tables for change in entry.changes):
+            aside.add(position)
+            held.update(rows)
+    return frozenset(aside)
+
+
+def _settled(claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> list[Settled]:
     settled = []
     for position, entry in enumerate(entries):
         rows: list[tuple[str, str]] = []
-        if isinstance(entry, Event) and entry.seq is not None:
+        if isinstance(entry, Event):
             rows = [
                 (change.table, identity)
                 for change, identity in zip(entry.changes, entry.identities, strict=True)
                 if identity is not None
             ]
-        settled.append(Settled(entry.seq, rows, position in applied.dead))
+        aside = claim.messages[position] if position in applied.aside else None
+        settled.append(Settled(entry.seq, rows, position in applied.dead, aside))
     return settled

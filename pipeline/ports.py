@@ -25,6 +25,7 @@ __all__ = [
     "EventWriter",
     "Extent",
     "Ledger",
+    "PausedTable",
     "Resting",
     "Settled",
     "ShardLedger",
@@ -79,12 +80,27 @@ class EventWriter(Protocol):
 # -----------------------------------------------------------------------------------------------------------
 
 
+class PausedTable(msgspec.Struct, frozen=True):
+    """A table that cannot be written at all now: its events are set aside, in order, and everything else flows.
+
+    ``error`` says why, ``sample`` is the message that met the trouble (what a probe tries again), ``probes`` counts how
+    often that was in vain; the next probe is due in ``seconds``.
+    """
+
+    table: str
+    seconds: float
+    error: str
+    sample: bytes
+    probes: int = 0
+
+
 class Claimed(msgspec.Struct, frozen=True):
     """A frozen batch: ``messages`` are its events, oldest first.
 
     Until it is acknowledged, every claim of the shard returns the same batch. ``claims`` counts how often it has been
     claimed under this id (this time included), ``failures`` how often an error was recorded, ``tries`` how many of
-    these were of a kind that is tried a bounded number of times. ``drained``: nothing is queued behind it.
+    these were of a kind that is tried a bounded number of times. ``drained``: nothing else is pending in the shard.
+    ``held`` are rows (``table:identity``) whose earlier events are set aside.
     """
 
     shard: int
@@ -96,10 +112,14 @@ class Claimed(msgspec.Struct, frozen=True):
     drained: bool = False
     owner: str = ""
     tries: int = 0
+    paused: Sequence[PausedTable] = ()
+    held: frozenset[str] = frozenset()
 
 
 class Empty(msgspec.Struct, frozen=True):
-    """Nothing is pending in the shard."""
+    """Nothing is pending in the shard, except what is set aside."""
+
+    paused: Sequence[PausedTable] = ()
 
 
 class Busy(msgspec.Struct, frozen=True):
@@ -116,12 +136,14 @@ class Settled(msgspec.Struct, frozen=True):
     """One event of an applied batch, as the acknowledgement needs it.
 
     ``rows`` are the (table, identity) pairs of its keyed changes; ``seq`` is ``None`` for a message that did not come
-    through the write script and so has no overlay; ``dead`` says that it became a dead letter.
+    through the write script and so has no overlay; ``dead`` says that it became a dead letter. ``aside`` is its message
+    if it was not applied but is to be set aside.
     """
 
     seq: int | None
     rows: Sequence[tuple[str, str]]
     dead: bool
+    aside: bytes | None = None
 
 
 class ShardState(msgspec.Struct, frozen=True):
@@ -139,6 +161,8 @@ class ShardState(msgspec.Struct, frozen=True):
     accepted: int
     committed_batches: int
     leased: bool
+    parked: int = 0
+    paused: Sequence[PausedTable] = ()
 
 
 class Buffer(Protocol):
@@ -182,6 +206,14 @@ class Buffer(Protocol):
         """
         ...
 
+    def pause(self, shard: int, table: PausedTable, batch: Claimed | None = None) -> None:
+        """Pause a table, or put off its next probe; ``batch`` is the one that met the trouble, which stays frozen."""
+        ...
+
+    def resume(self, shard: int, table: str) -> None:
+        """Resume a table: what was set aside is claimed before anything newer."""
+        ...
+
     def release(self, shard: int, owner: str) -> None:
         """Give up the lease."""
         ...
@@ -198,7 +230,9 @@ class Buffer(Protocol):
 class Batch(msgspec.Struct, frozen=True):
     """A claimed batch, decoded. ``final``: errors that are tried a bounded number of times have had their tries.
 
-    ``bury`` is set when the batch is a single event that must not be tried again.
+    ``bury`` is set when the batch is a single event that must not be tried again. ``aside`` are the positions of
+    entries that must wait, because their table is paused. While any table is ``paused``, a missing parent may be among
+    what waits, so the table of the child is paused as well.
     """
 
     shard: int
@@ -209,6 +243,8 @@ class Batch(msgspec.Struct, frozen=True):
     failures: int
     drained: bool = False
     bury: str | None = None
+    aside: frozenset[int] = frozenset()
+    paused: bool = False
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -216,6 +252,7 @@ class Applied(msgspec.Struct, frozen=True):
 
     ``seq`` is the shard's sequence number after it. ``dead`` are the positions (in ``Batch.entries``) of dead letters.
     ``skipped`` counts events that had been applied before (the acknowledgement was lost, or Redis went back in time).
+    ``aside`` are the positions of entries that were not applied because their table is paused.
     """
 
     seq: int
@@ -224,6 +261,7 @@ class Applied(msgspec.Struct, frozen=True):
     skipped: int = 0
     savepoints: int = 0
     warning: str | None = None
+    aside: frozenset[int] = frozenset()
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -249,6 +287,15 @@ class Store(Protocol):
         """Write a batch and its dead letters exactly once, in one transaction.
 
         Raises `pipeline.errors.ApplyFailed` when nothing was committed and the batch must be tried again.
+        """
+        ...
+
+    def probe(self, event: Event, *, paused: bool) -> str | None:
+        """Try ``event`` and take it back; what is still wrong with its table, or ``None``.
+
+        ``paused``: other tables are paused, too; see `Batch`.
+
+        Raises `pipeline.errors.ApplyFailed` when that could not be found out.
         """
         ...
 

@@ -26,6 +26,8 @@ class Step(StrEnum):
     ACKNOWLEDGED = "acknowledge.done"
     HALVED = "halve.done"
     FAILED = "fail.recorded"
+    PAUSED = "pause.recorded"
+    RESUMED = "resume.recorded"
     REPLAYING = "replay.sending"
     REPLAYED = "replay.accepted"  # written again, not marked as replayed yet
     MARKED = "replay.marked"

@@ -41,7 +41,11 @@ def _new_event_id() -> str:
 
 
 class ShardStatus(msgspec.Struct, frozen=True):
-    """One shard as ``pipeline status`` shows it. Ages and waits are in seconds; ``None``: there is none."""
+    """One shard as ``pipeline status`` shows it. Ages and waits are in seconds; ``None``: there is none.
+
+    ``pending`` counts ``frozen`` and ``parked`` events, too. ``parked`` events are set aside because of the tables in
+    ``paused`` (table → why).
+    """
 
     shard: int
     pending: int
@@ -55,14 +59,20 @@ class ShardStatus(msgspec.Struct, frozen=True):
     dead_letters: int
     rechecking: bool
     store_gaps: int
+    parked: int
+    paused: dict[str, str]
 
 
 class Status(msgspec.Struct, frozen=True):
-    """All shards and their sums. Not ``healthy``: a batch keeps failing, or PostgreSQL went back in time."""
+    """All shards and their sums.
+
+    Not ``healthy``: a batch keeps failing, a table is paused, or PostgreSQL went back in time.
+    """
 
     namespace: str
     pending: int
     frozen: int
+    parked: int
     oldest_age: float | None
     dead_letters: int
     healthy: bool
@@ -208,7 +218,9 @@ class Pipeline:
         idle = [
             state.shard
             for state in self._buffer.states()
-            if (state.queued or state.frozen) and not state.leased and (state.due_ms or 0) <= now
+            if (state.queued or state.frozen or any(table.seconds <= 0 for table in state.paused))
+            and not state.leased
+            and (state.due_ms or 0) <= now
         ]
         return self._buffer.want(idle) if idle else []
 
@@ -246,9 +258,10 @@ class Pipeline:
             namespace=self.config.namespace,
             pending=sum(shard.pending for shard in shards),
             frozen=sum(shard.frozen for shard in shards),
+            parked=sum(shard.parked for shard in shards),
             oldest_age=max((shard.oldest_age for shard in shards if shard.oldest_age is not None), default=None),
             dead_letters=sum(shard.dead_letters for shard in shards),
-            healthy=not any(shard.failures or shard.store_gaps for shard in shards),
+            healthy=not any(shard.failures or shard.store_gaps or shard.paused for shard in shards),
             shards=shards,
         )
 
@@ -268,7 +281,7 @@ def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) 
     oldest = state.oldest_ms
     return ShardStatus(
         shard=state.shard,
-        pending=state.queued + state.frozen,
+        pending=state.queued + state.frozen + state.parked,
         frozen=state.frozen,
         oldest_age=None if oldest is None else round(max(0.0, now_ms - oldest) / 1000, 3),
         attempts=state.claims,
@@ -279,4 +292,6 @@ def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) 
         dead_letters=ledger.dead_letters if ledger else 0,
         rechecking=ledger.rechecking if ledger else False,
         store_gaps=ledger.store_gaps if ledger else 0,
+        parked=state.parked,
+        paused={table.table: table.error for table in state.paused},
     )

@@ -10,6 +10,10 @@ key                                    type    what it holds
 ``pipeline.batch.{n}``                 list    the frozen batch, same order
 ``pipeline.shard.{n}``                 hash    counters of the shard and the state of the frozen batch
 ``pipeline.lease.{n}``                 string  the flusher at work; expires
+``pipeline.paused.{n}``                hash    paused table → when to probe it (Unix ms), ``|``, why (JSON)
+``pipeline.parked.{n}``                list    events set aside because their table is paused, same order
+``pipeline.resumed.{n}``               list    events that were set aside and are taken before the queue, same order
+``pipeline.held.{n}``                  set     other rows that events set aside touch: what follows on them waits, too
 ``pipeline.overlay.{n}:<table>:<key>`` list    pending events of one row, oldest left: ``[seq, id, change]``
 ``pipeline.row.{n}:<table>:<key>``     hash    the cached row, column → JSON; complete or absent
 ``pipeline.seen.{n}:<id>``             string  an idempotency key, value = seq; expires after the dedupe window
@@ -27,7 +31,7 @@ __all__ = ["Keys", "ShardKeys"]
 class ShardKeys:
     """The keys of one shard."""
 
-    __slots__ = ("batch", "events", "lease", "overlay", "row", "seen", "state")
+    __slots__ = ("batch", "events", "held", "lease", "overlay", "parked", "paused", "resumed", "row", "seen", "state")
 
     def __init__(self, namespace: str, shard: int) -> None:
         tag = f"{{{shard}}}"
@@ -35,6 +39,10 @@ class ShardKeys:
         self.batch = f"{namespace}.batch.{tag}"
         self.state = f"{namespace}.shard.{tag}"
         self.lease = f"{namespace}.lease.{tag}"
+        self.paused = f"{namespace}.paused.{tag}"
+        self.parked = f"{namespace}.parked.{tag}"
+        self.resumed = f"{namespace}.resumed.{tag}"
+        self.held = f"{namespace}.held.{tag}"
         self.overlay = f"{namespace}.overlay.{tag}:"
         self.row = f"{namespace}.row.{tag}:"
         self.seen = f"{namespace}.seen.{tag}:"

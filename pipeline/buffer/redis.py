@@ -8,24 +8,27 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, Final
 
+import msgspec
 import redis
 from redis.commands.core import Script
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import NoScriptError, RedisError
 
 from pipeline.buffer.keys import Keys
+from pipeline.buffer.replies import Why, parts, paused_tables, per_row, shard_state
 from pipeline.config import Config
-from pipeline.core.codec import accepted_ms, flush_message
+from pipeline.core.codec import flush_message
 from pipeline.errors import BufferUnavailable, InvalidSetting, PipelineError, PipelineFull, TopologyMismatch
-from pipeline.ports import Busy, Claimed, Empty, Encoded, Resting, Settled, ShardState, Written
+from pipeline.ports import Busy, Claimed, Empty, Encoded, PausedTable, Resting, Settled, ShardState, Written
 
 __all__ = ["RedisBuffer", "connect"]
 
 FORMAT: Final = "1"
 """The version of the key space and of the message format. Clients of another version are refused."""
 
-_ROWS_PER_CALL: Final = 500
-"""Rows that one acknowledge call settles: four commands each, so Redis is held for less than a millisecond."""
+_SCRIPTS: Final = (
+    "write", "claim", "acknowledge", "fail", "leave", "halve", "pause", "resume", "release", "want",
+)  # fmt: skip
 
 _WANTED_AGAIN_MS: Final = 5_000
 """A flush that was asked for and has not started for so long may be lost with its worker: ask again."""
@@ -88,8 +91,7 @@ class RedisBuffer:
         self._keys = Keys(config.namespace, config.shards)
         lua = files("pipeline.buffer") / "lua"
         self._scripts: dict[str, Script] = {
-            name: client.register_script((lua / f"{name}.lua").read_text("utf-8"))
-            for name in ("write", "claim", "acknowledge", "fail", "leave", "halve", "release", "want")
+            name: client.register_script((lua / f"{name}.lua").read_text("utf-8")) for name in _SCRIPTS
         }
         template = flush_message(f"{config.namespace}.flush_shard", self._keys.control, -1, "@ID@")
         # without the same Redis as broker the script cannot enqueue; the beat still flushes every interval
@@ -149,7 +151,7 @@ class RedisBuffer:
     def _write_call(self, shard: int, events: Sequence[Encoded]) -> tuple[list[str], list[Any]]:
         names = self._keys.shards[shard]
         config = self._config
-        keys = [names.events, names.batch, names.state, self._keys.control]
+        keys = [names.events, names.batch, names.state, self._keys.control, names.parked, names.resumed]
         args: list[Any] = [
             self._per_shard,
             config.flush_threshold,
@@ -201,18 +203,39 @@ class RedisBuffer:
         config = self._config
         reply = self._run(
             "claim",
-            [names.events, names.batch, names.state, names.lease],
+            [
+                names.events,
+                names.batch,
+                names.state,
+                names.lease,
+                names.paused,
+                names.parked,
+                names.resumed,
+                names.held,
+            ],
             [owner, round(config.lease_seconds * 1000), config.batch_size, config.batch_bytes, str(uuid.uuid4())],
         )
         match reply:
             case [b"busy"]:
                 return Busy()
-            case [b"empty"]:
-                return Empty()
+            case [b"empty", paused]:
+                return Empty(paused_tables(paused))
             case [b"resting", milliseconds]:
                 return Resting(milliseconds / 1000)
-            case [b"batch", batch_id, seq, claims, failures, tries, queued, *messages]:
-                return Claimed(shard, batch_id.decode(), seq, claims, failures, messages, queued == 0, owner, tries)
+            case [b"batch", batch_id, seq, claims, failures, tries, behind, paused, held, *messages]:
+                return Claimed(
+                    shard=shard,
+                    id=batch_id.decode(),
+                    seq=seq,
+                    claims=claims,
+                    failures=failures,
+                    messages=messages,
+                    drained=behind == 0,
+                    owner=owner,
+                    tries=tries,
+                    paused=paused_tables(paused),
+                    held=frozenset(row.decode() for row in held),
+                )
             case _:
                 raise BufferUnavailable(f"unexpected reply of the claim script: {reply!r:.200}")
 
@@ -223,10 +246,13 @@ class RedisBuffer:
         held = len(events)
         pipe = self._redis.pipeline(transaction=False)
         script = self._scripts["acknowledge"]
-        for part in _parts(events):
-            keys = [names.batch, names.state]
+        for part in parts(events):
+            keys = [names.batch, names.state, names.parked, names.held]
             args: list[Any] = [batch.id, held, len(part), seq, ttl_ms]
-            for row, (count, last, dead) in _per_row(part).items():
+            aside = [event for event in part if event.aside is not None]
+            waiting = {f"{table}:{identity}" for event in aside for table, identity in event.rows}
+            args += (len(aside), *(event.aside for event in aside), len(waiting), *waiting)
+            for row, (count, last, dead) in per_row(part).items():
                 keys += (names.overlay + row, names.row + row)
                 args += (count, last, int(dead))
             script(keys=keys, args=args, client=pipe)
@@ -252,6 +278,18 @@ class RedisBuffer:
         args = [batch.id, str(uuid.uuid4()), crashes]
         kept: int = self._run("halve", [names.events, names.batch, names.state], args)
         return kept > 0
+
+    def pause(self, shard: int, table: PausedTable, batch: Claimed | None = None) -> None:
+        """See `pipeline.ports.Buffer.pause`."""
+        names = self._keys.shards[shard]
+        why = msgspec.json.encode(Why(table.error, table.sample, table.probes))
+        args = [table.table, round(table.seconds * 1000), why, batch.id if batch else ""]
+        self._run("pause", [names.state, names.paused], args)
+
+    def resume(self, shard: int, table: str) -> None:
+        """See `pipeline.ports.Buffer.resume`."""
+        names = self._keys.shards[shard]
+        self._run("resume", [names.state, names.paused], [table])
 
     def release(self, shard: int, owner: str) -> None:
         """See `pipeline.ports.Buffer.release`."""
@@ -285,10 +323,16 @@ class RedisBuffer:
             pipe.lindex(names.events, -1)
             pipe.hgetall(names.state)
             pipe.exists(names.lease)
+            pipe.llen(names.parked)
+            pipe.llen(names.resumed)
+            pipe.lindex(names.parked, -1)
+            pipe.lindex(names.resumed, -1)
+            pipe.hgetall(names.paused)
         with _translated():
             self._check_topology()
             replies = pipe.execute()
-        return [_shard_state(shard, replies[6 * shard : 6 * shard + 6]) for shard in range(self._config.shards)]
+        size = len(replies) // self._config.shards
+        return [shard_state(shard, replies[size * shard :][:size]) for shard in range(self._config.shards)]
 
     def ping(self) -> None:
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
@@ -299,52 +343,3 @@ class RedisBuffer:
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self._redis.close()
-
-
-def _parts(events: Sequence[Settled]) -> Iterator[Sequence[Settled]]:
-    """Cut so that no part has more than about `_ROWS_PER_CALL` rows; at least one part, maybe empty."""
-    start = rows = 0
-    for index, event in enumerate(events):
-        rows += len(event.rows)
-        if rows >= _ROWS_PER_CALL:
-            yield events[start : index + 1]
-            start, rows = index + 1, 0
-    if start < len(events) or not events:
-        yield events[start:]
-
-
-def _per_row(events: Sequence[Settled]) -> dict[str, tuple[int, int, bool]]:
-    """Row → (overlay entries to drop, seq of the last of them, whether a dead event touched it)."""
-    rows: dict[str, tuple[int, int, bool]] = {}
-    for event in events:
-        if event.seq is None:
-            continue
-        for table, identity in event.rows:
-            row = f"{table}:{identity}"
-            count, _, dead = rows.get(row, (0, 0, False))
-            rows[row] = (count + 1, event.seq, dead or event.dead)
-    return rows
-
-
-def _shard_state(shard: int, reply: list[Any]) -> ShardState:
-    queued, frozen, oldest_frozen, oldest_queued, fields, leased = reply
-    state = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
-
-    def number(name: str) -> int:
-        return int(state.get(name, 0))
-
-    oldest = oldest_frozen or oldest_queued
-    return ShardState(
-        shard=shard,
-        queued=queued,
-        frozen=frozen,
-        oldest_ms=accepted_ms(oldest) if oldest else None,
-        batch_id=state.get("batch_id"),
-        claims=number("claims"),
-        failures=number("failures"),
-        error=state.get("error"),
-        due_ms=number("due") or None,
-        accepted=number("accepted"),
-        committed_batches=number("seq"),
-        leased=bool(leased),
-    )

@@ -43,6 +43,8 @@ def flush(*, shard: int | None, as_json: bool) -> int:
     for one in reports:
         if one.end is End.FAILED:
             tell(f"pipeline: shard {one.shard}: the batch stays pending: {one.error}")
+        elif one.end is End.PAUSED:
+            tell(f"pipeline: shard {one.shard}: events are set aside: {one.error}")
         elif one.end is End.RESTING:
             tell(f"pipeline: shard {one.shard}: its batch has failed before and rests; see `pipeline status`")
     if stopped:

@@ -25,7 +25,7 @@ _SHORTEST: Final = 0.1
 _LONGEST: Final = 86_400.0
 
 _COLUMNS: Final = (
-    "shard", "pending", "oldest_age", "frozen", "attempts", "failures", "next_try", "dead_letters", "error",
+    "shard", "pending", "oldest_age", "parked", "frozen", "attempts", "failures", "next_try", "dead_letters", "error",
 )  # fmt: skip
 
 
@@ -52,9 +52,11 @@ def status(*, as_json: bool, watch: float | None) -> int:
     """Show what is pending, frozen and dead, per shard and in sum.
 
     oldest_age and next_try are in seconds. A frozen batch is on its way to PostgreSQL: attempts says how often it has
-    been taken, failures how often an error was recorded, next_try when it may be tried again.
+    been taken, failures how often an error was recorded, next_try when it may be tried again. Parked events are set
+    aside, because their table cannot be written at all; they come back, in order, when it can.
 
-    Ends with 1 if a batch keeps failing, PostgreSQL has gone back in time, or Redis or PostgreSQL cannot be reached.
+    Ends with 1 if a batch keeps failing, a table is paused, PostgreSQL has gone back in time, or Redis or PostgreSQL
+    cannot be reached.
     """
     with open_pipeline() as pipeline:
         if watch is None:
@@ -131,19 +133,21 @@ def _rows(found: Status) -> list[list[Cell]]:
             one.shard,
             one.pending,
             seconds(one.oldest_age),
+            one.parked,
             one.frozen,
             one.attempts,
             one.failures,
             seconds(one.next_try),
             one.dead_letters,
-            one.error,
+            one.error or "; ".join(f"{table} is paused: {why}" for table, why in one.paused.items()) or None,
         ]
         for one in found.shards
     ]
     failures = sum(one.failures for one in found.shards)
     attempts = sum(one.attempts for one in found.shards)
     age = seconds(found.oldest_age)
-    return [*rows, ["all", found.pending, age, found.frozen, attempts, failures, None, found.dead_letters, None]]
+    sums: list[Cell] = ["all", found.pending, age, found.parked, found.frozen, attempts, failures, None]
+    return [*rows, [*sums, found.dead_letters, None]]
 
 
 def _ailments(found: Status) -> str:
@@ -157,4 +161,9 @@ def _ailments(found: Status) -> str:
         for one in found.shards
         if one.store_gaps
     ]
-    return "; ".join(failing + lost)
+    paused = [
+        f"table {table} is paused in shard {one.shard}, {one.parked} events are set aside ({why})"
+        for one in found.shards
+        for table, why in one.paused.items()
+    ]
+    return "; ".join(failing + paused + lost)

@@ -59,6 +59,8 @@ class BulkWriter:
         self._tables = tables
         self._plans = plans
         self._used: set[str] = set()
+        self.at: Table | None = None
+        """The table that is being written, or was last."""
 
     def write(self, waves: Sequence[Wave]) -> int:
         """Write ``waves`` in order and return the number of rows that were written or deleted.
@@ -74,7 +76,7 @@ class BulkWriter:
         downwards = sorted({*wave.rows, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
         deletes: list[tuple[Table, Shape, list[Operation]]] = []
         for oid in downwards:
-            table = self._tables[oid]
+            table = self.at = self._tables[oid]
             for shape, operations in _by_shape(wave.rows.get(oid, {})).items():
                 if shape.deletes:
                     deletes.append((table, shape, operations))
@@ -82,6 +84,7 @@ class BulkWriter:
                     rows += self._merge(table, shape, operations)
             rows += self._append(table, wave.inserts.get(oid, ()))
         for table, shape, operations in reversed(deletes):
+            self.at = table
             rows += self._merge(table, shape, operations)
         return rows
 

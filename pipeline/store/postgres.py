@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -35,10 +35,14 @@ class _Finding(NamedTuple):
     reason: str
     sqlstate: str | None
     meaning: Meaning = Meaning.POISON
+    table: str | None = None
 
 
 _ISOLATED: Final = frozenset({Meaning.POISON, Meaning.PARENT_MISSING, Meaning.UNKNOWN})
 """Errors that may be one event's fault: look for it. Everything else ends the attempt for the whole batch."""
+
+
+T = TypeVar("T")
 
 
 class PostgresStore:
@@ -54,6 +58,28 @@ class PostgresStore:
     def apply(self, batch: Batch) -> Applied:
         """See `pipeline.ports.Store.apply`."""
         try:
+            return self._run(batch, _Application.run)
+        except ApplyFailed as error:
+            if error.meaning != Meaning.SYSTEMIC:
+                raise
+            self._forget()  # the schema seems wrong, or our copy of it is old: look again, once
+        return self._run(batch, _Application.run)
+
+    def probe(self, event: Event, *, paused: bool) -> str | None:
+        """See `pipeline.ports.Store.probe`."""
+        self._forget()
+        batch = Batch(shard=-1, id="", seq=0, entries=[event], final=True, failures=0, paused=paused)
+        try:
+            self._run(batch, _Application.rehearse)
+        except ApplyFailed as error:
+            if error.meaning == Meaning.SYSTEMIC:
+                return str(error)
+            raise
+        return None
+
+    def _run(self, batch: Batch, run: Callable[[_Application], T]) -> T:
+        application: _Application | None = None
+        try:
             with self._sessions.connection() as connection:
                 try:
                     application = _Application(
@@ -64,33 +90,25 @@ class PostgresStore:
                         plans=self._plans,
                         probe=self._probe,
                     )
-                    return application.run()
+                    return run(application)
                 finally:
                     if connection.info.transaction_status not in {TransactionStatus.IDLE, TransactionStatus.UNKNOWN}:
                         connection.rollback()
         except MissingColumn as error:
-            self._forget()
-            raise ApplyFailed(str(error), "42703", Meaning.SYSTEMIC, error.table) from error
-        except ApplyFailed as error:
-            if error.meaning == Meaning.SYSTEMIC:
-                self._forget()
-            raise
+            raise ApplyFailed(
+                str(error), "42703", Meaning.SYSTEMIC, application.table if application else None
+            ) from error
         except (psycopg.Error, PoolTimeout) as error:
-            failed = _failure(error)
-            if failed.meaning == Meaning.SYSTEMIC:
-                self._forget()
-            raise failed from error
+            raise _failure(error, application.table if application else None) from error
 
     def _forget(self) -> None:
         self._catalog.forget()
         self._plans.clear()
 
 
-def _failure(error: Exception) -> ApplyFailed:
+def _failure(error: Exception, table: str | None) -> ApplyFailed:
     sqlstate = getattr(error, "sqlstate", None)
-    meaning = classify(sqlstate)
-    table = error.diag.table_name if isinstance(error, psycopg.Error) else None
-    return ApplyFailed(_text(error), sqlstate, meaning, table)
+    return ApplyFailed(_text(error), sqlstate, classify(sqlstate), table)
 
 
 def _text(error: Exception) -> str:
@@ -129,6 +147,7 @@ class _Application:
         self._probe = probe
         self._looked_again = False
         self._tables: dict[int, Table] = {}
+        self._names: dict[int, str] = {}
         self._writer = BulkWriter(connection, self._tables, plans)
         self._rows = 0
         self._savepoints = 0
@@ -141,7 +160,8 @@ class _Application:
             return self._applied_before()
         self._probe(Step.LOCKED)
         seq, recheck_from, warning = self._place(ledger)
-        fresh = self._fresh(recheck_from)
+        here = [position for position in range(len(batch.entries)) if position not in batch.aside]
+        fresh = self._fresh(here, recheck_from)
         if batch.bury is not None:
             bad = {position: _Finding(batch.bury, None) for position in fresh}
         else:
@@ -155,17 +175,37 @@ class _Application:
                 **self._scope,
                 "seq": seq,
                 "batch_id": batch.id,
-                "event_ids": [_entry_id(batch.entries[position]) for position in fresh],
+                # also of those that were applied before: what is missing here was set aside
+                "event_ids": [_entry_id(batch.entries[position]) for position in here],
                 "row_count": self._rows,
                 "dead_count": len(bad),
-                "recheck_from": None if batch.drained else recheck_from,
+                "recheck_from": None if batch.drained and not batch.aside else recheck_from,
                 "gaps": int(batch.seq > ledger.seq + 1),
             },
         )
         self._probe(Step.COMMITTING)
         self._connection.execute("COMMIT")
         self._probe(Step.COMMITTED)
-        return Applied(seq, self._rows, frozenset(bad), len(batch.entries) - len(fresh), self._savepoints, warning)
+        return Applied(
+            seq=seq,
+            rows=self._rows,
+            dead=frozenset(bad),
+            skipped=len(here) - len(fresh),
+            savepoints=self._savepoints,
+            warning=warning,
+            aside=batch.aside,
+        )
+
+    def rehearse(self) -> None:
+        """Write the batch and take it back: raises what is wrong with its tables."""
+        self._connection.execute("BEGIN")
+        self._write(range(len(self._batch.entries)))
+        self._connection.execute("ROLLBACK")
+
+    @property
+    def table(self) -> str | None:
+        """The table that was being written when something went wrong, as its changes spell it."""
+        return None if self._writer.at is None else self._names[self._writer.at.oid]
 
     # --- once only
 
@@ -192,19 +232,26 @@ class _Application:
             return None
         return _Ledger(seq, recheck_from)
 
-    def _find_batch(self) -> int | None:
+    def _find_batch(self) -> tuple[int, frozenset[str]] | None:
+        """The seq under which the batch stands in the ledger, and the ids of its events there."""
         row = self._connection.execute(statement("find_batch"), {"batch_id": self._batch.id}).fetchone()
-        return None if row is None else int(row[0])
+        return None if row is None else (row[0], frozenset(row[1]))
 
     def _applied_before(self) -> Applied:
         """The batch is in the ledger: say what became of it, and under which number it stands there."""
         batch = self._batch
-        seq = self._find_batch() or batch.seq
+        seq, ids = self._find_batch() or (batch.seq, frozenset())
         rows = self._connection.execute(statement("find_dead_events"), {"batch_id": batch.id}).fetchall()
         dead = {row[0] for row in rows}
         self._connection.execute("ROLLBACK")
-        positions = frozenset(i for i, entry in enumerate(batch.entries) if _entry_id(entry) in dead)
-        return Applied(seq, 0, positions, len(batch.entries))
+        names = list(map(_entry_id, batch.entries))
+        return Applied(
+            seq=seq,
+            rows=0,
+            dead=frozenset(position for position, name in enumerate(names) if name in dead),
+            skipped=len(batch.entries),
+            aside=frozenset(position for position, name in enumerate(names) if name not in ids),
+        )
 
     def _place(self, ledger: _Ledger) -> tuple[int, int | None, str | None]:
         """The seq to record the batch under, from which seq on to look for its events, and what is odd about it."""
@@ -230,17 +277,17 @@ class _Application:
             ),
         )
 
-    def _fresh(self, recheck_from: int | None) -> list[int]:
-        """Positions of the entries that have not been applied."""
-        entries = self._batch.entries
+    def _fresh(self, positions: Sequence[int], recheck_from: int | None) -> Sequence[int]:
+        """Those of ``positions`` whose entries have not been applied."""
         if recheck_from is None:
-            return list(range(len(entries)))
-        ids = [_entry_id(entry) for entry in entries]
+            return positions
+        ids = {position: _entry_id(self._batch.entries[position]) for position in positions}
         found = self._connection.execute(
-            statement("find_applied_events"), {**self._scope, "from_seq": recheck_from, "event_ids": ids}
+            statement("find_applied_events"),
+            {**self._scope, "from_seq": recheck_from, "event_ids": list(ids.values())},
         ).fetchall()
         applied = {row[0] for row in found}
-        return [position for position, event in enumerate(ids) if event not in applied]
+        return [position for position, event in ids.items() if event not in applied]
 
     # --- writing
 
@@ -258,6 +305,8 @@ class _Application:
                 place[id(entry)] = position
                 events.append(entry)
         for event, finding in isolate(events, self._attempt, self._attempt_alone):
+            if finding.meaning is Meaning.PARENT_MISSING and self._batch.paused:
+                raise ApplyFailed(finding.reason, finding.sqlstate, Meaning.SYSTEMIC, finding.table)
             if finding.meaning is not Meaning.POISON and not self._batch.final:
                 raise ApplyFailed(finding.reason, finding.sqlstate, finding.meaning)
             bad[place[id(event)]] = finding
@@ -285,7 +334,7 @@ class _Application:
         except Unfit as error:
             finding = _Finding(str(error), None)
         except psycopg.Error as error:
-            finding = _Finding(_text(error), error.sqlstate, classify(error.sqlstate))
+            finding = _Finding(_text(error), error.sqlstate, classify(error.sqlstate), self.table)
             if finding.meaning not in _ISOLATED:
                 raise
         else:
@@ -312,6 +361,7 @@ class _Application:
         if table is None:
             table = self._catalog.read(self._connection, name)
         self._tables[table.oid] = table
+        self._names[table.oid] = name
         return table
 
     # --- dead letters

@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 
 from pipeline import Change, Pipeline
+from pipeline.flush import End
 from pipeline.telemetry import Step
 from tests.faults.mortal import KILLED, die_at, in_child
-from tests.integration.scene import Scene, dead, drain
+from tests.integration.scene import Scene, dead, disk_full, drain
 
 SCHEMA = (
     "CREATE TABLE counter (id int PRIMARY KEY, n bigint NOT NULL DEFAULT 0, last int)",
@@ -43,6 +44,12 @@ def write_events(pipeline: Pipeline) -> None:
             ],
             shard_by="one",
         )
+
+
+def flush_once(pipeline: Pipeline) -> None:
+    """Flush until everything is written or set aside."""
+    while pipeline.flush_shard(0).end not in {End.EMPTY, End.PAUSED}:
+        pass
 
 
 def check(scene: Scene, pipeline: Pipeline) -> None:
@@ -98,9 +105,23 @@ def test_a_batch_that_is_halved_because_its_workers_died_is_applied_once(scene: 
 
 def test_a_failure_that_was_just_recorded_is_tried_again(scene: Scene) -> None:
     pipeline = prepare(scene)
+    with disk_full(scene, "log"):
+        assert in_child(scene.config(**SETTINGS), die_at(Step.FAILED), drain) == KILLED
+    drain(pipeline)
+    check(scene, pipeline)
+
+
+@pytest.mark.parametrize(
+    ("step", "times"), [(Step.PAUSED, 1), (Step.COMMITTED, 1), (Step.COMMITTED, 2), (Step.ACKNOWLEDGED, 1)]
+)
+def test_what_is_set_aside_while_workers_die_is_applied_once(scene: Scene, step: Step, times: int) -> None:
+    pipeline = prepare(scene)
     scene.sql("ALTER TABLE log RENAME TO journal")
-    assert in_child(scene.config(**SETTINGS), die_at(Step.FAILED), drain) == KILLED
+    assert in_child(scene.config(**SETTINGS), die_at(step, times), flush_once) == KILLED
+    flush_once(pipeline)
     scene.sql("ALTER TABLE journal RENAME TO log")
+    assert in_child(scene.config(**SETTINGS), die_at(Step.RESUMED), drain) == KILLED
+    assert in_child(scene.config(**SETTINGS), die_at(Step.COMMITTED), drain) == KILLED
     drain(pipeline)
     check(scene, pipeline)
 

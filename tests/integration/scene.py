@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import msgspec
@@ -99,6 +99,18 @@ class Scene:
 
     def close(self) -> None:
         self._stack.close()
+
+
+@contextmanager
+def disk_full(scene: Scene, table: str) -> Iterator[None]:
+    """Writes to ``table`` fail as on a full disk: an outage, and nobody's fault."""
+    scene.sql(
+        "CREATE OR REPLACE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$"
+    )
+    scene.sql(f"CREATE TRIGGER disk_full BEFORE INSERT OR UPDATE OR DELETE ON {table} EXECUTE FUNCTION disk_full()")
+    yield
+    scene.sql(f"DROP TRIGGER disk_full ON {table}")
 
 
 def drain(pipeline: Pipeline) -> FlushReport:

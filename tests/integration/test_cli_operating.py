@@ -14,9 +14,10 @@ import pytest
 
 from pipeline import Change
 from pipeline.contrib.embedded import Postgres, Valkey
+from pipeline.flush import End
 from pipeline.ports import Claimed
 from tests.integration.command_line import CommandLine
-from tests.integration.scene import Scene, eventually
+from tests.integration.scene import Scene, disk_full, eventually
 
 
 @pytest.fixture
@@ -149,30 +150,57 @@ def test_status_counts_per_shard_and_in_sum(scene: Scene) -> None:
 
 def test_the_field_names_of_status_are_those_that_monitoring_relies_on(cli: CommandLine) -> None:
     found = cli("status", "--json").json
-    assert list(found) == ["namespace", "pending", "frozen", "oldest_age", "dead_letters", "healthy", "shards"]
+    assert list(found) == [
+        "namespace", "pending", "frozen", "parked", "oldest_age", "dead_letters", "healthy", "shards",
+    ]  # fmt: skip
     assert set(found["shards"][0]) == {
         "shard", "pending", "frozen", "oldest_age", "attempts", "failures", "next_try", "error", "applied_batches",
-        "dead_letters", "rechecking", "store_gaps",
+        "dead_letters", "rechecking", "store_gaps", "parked", "paused",
     }  # fmt: skip
 
 
 def test_a_batch_that_keeps_failing_is_unhealthy_and_status_says_why(cli: CommandLine, scene: Scene) -> None:
-    scene.pipeline(retry_base_seconds=60, retry_cap_seconds=60).write("no_such_table", {"id": 1}, add={"n": 1})
+    scene.sql("CREATE TABLE t (id int PRIMARY KEY)")
+    with disk_full(scene, "t"):
+        pipeline = scene.pipeline(retry_base_seconds=60, retry_cap_seconds=60)
+        pipeline.write("t", {"id": 1})
+        assert pipeline.flush_shard(0).end is End.FAILED
+
+        flushed = cli("flush")
+        assert flushed.code == 1
+        (shard, _) = flushed.rows
+        assert (shard["end"], shard["events"]) == ("resting", "0")
+
+        ended = cli("status")
+    assert ended.code == 1
+    assert "unhealthy" in ended.message
+    assert "no space left" in ended.message
+    shard, total = ended.rows
+    assert (shard["frozen"], shard["attempts"], shard["failures"]) == ("1", "1", "1")
+    assert "no space left" in shard["error"]
+    assert (total["pending"], total["failures"]) == ("1", "1")
+    assert cli("status", "--json").json["healthy"] is False
+
+
+def test_a_paused_table_is_unhealthy_and_status_says_why(cli: CommandLine, scene: Scene) -> None:
+    scene.pipeline().write("no_such_table", {"id": 1}, add={"n": 1})
     flushed = cli("flush")
     assert flushed.code == 1
+    assert "set aside" in flushed.err
     assert "no_such_table" in flushed.err
     (shard, _) = flushed.rows
-    assert (shard["end"], shard["events"]) == ("failed", "0")
+    assert (shard["end"], shard["events"]) == ("paused", "0")
 
     ended = cli("status")
     assert ended.code == 1
-    assert "unhealthy" in ended.message
-    assert "no_such_table" in ended.message
+    assert "table no_such_table is paused" in ended.message
     shard, total = ended.rows
-    assert (shard["frozen"], shard["attempts"], shard["failures"]) == ("1", "1", "1")
+    assert (shard["parked"], shard["frozen"], shard["failures"]) == ("1", "0", "0")
     assert "no_such_table" in shard["error"]
-    assert (total["pending"], total["failures"]) == ("1", "1")
-    assert cli("status", "--json").json["healthy"] is False
+    assert (total["pending"], total["parked"]) == ("1", "1")
+    document = cli("status", "--json").json
+    assert (document["healthy"], document["parked"]) == (False, 1)
+    assert "no_such_table" in document["shards"][0]["paused"]
 
 
 def test_status_without_redis_ends_with_1_and_json_says_unhealthy(migrated_url: str) -> None:

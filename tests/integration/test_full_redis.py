@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline import BufferUnavailable, Change
-from tests.integration.scene import Scene, dead, drain
+from pipeline.flush import End
+from tests.integration.scene import Scene, dead, disk_full, drain
 
 
 @pytest.fixture
@@ -40,13 +41,23 @@ def test_a_full_redis_can_be_drained_by_a_new_process(full: Scene) -> None:
 
 
 def test_a_full_redis_keeps_count_of_failures_so_that_no_event_is_blamed(full: Scene) -> None:
-    full.sql("ALTER TABLE page_views RENAME TO elsewhere")
     pipeline = full.pipeline()
-    for _ in range(8):
-        pipeline.flush_shard(0)
-    (shard,) = pipeline.status().shards
+    with disk_full(full, "page_views"):
+        for _ in range(8):
+            pipeline.flush_shard(0)
+        (shard,) = pipeline.status().shards
     assert shard.failures > 0
     assert shard.frozen == 3
+    assert drain(pipeline).events == 3
+    assert dead(pipeline) == []
+
+
+def test_a_full_redis_can_set_events_aside_and_take_them_back(full: Scene) -> None:
+    full.sql("ALTER TABLE page_views RENAME TO elsewhere")
+    pipeline = full.pipeline()
+    assert pipeline.flush_shard(0).end is End.PAUSED
+    (shard,) = pipeline.status().shards
+    assert (shard.parked, shard.frozen) == (3, 0)
     full.sql("ALTER TABLE elsewhere RENAME TO page_views")
     assert drain(pipeline).events == 3
     assert dead(pipeline) == []

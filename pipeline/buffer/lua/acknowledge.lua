@@ -1,9 +1,11 @@
 -- Drop the oldest events of an applied batch and settle their rows. A large batch is acknowledged in several calls; the
 -- batch itself is the progress, so a crash between two calls only leaves the rest of it to be acknowledged again.
 --
--- KEYS  1 batch list   2 shard hash   then per row: overlay list, row hash
+-- KEYS  1 batch list   2 shard hash   3 parked list   4 held set   then per row: overlay list, row hash
 -- ARGV  1 batch id   2 events that the batch holds now   3 events to drop   4 the shard's seq when the batch is done
 --       5 time to live of a clean cached row in milliseconds
+--       6 number of events among them to set aside instead, then these messages, oldest first
+--       then the number of rows to hold, then these rows
 --       then per row: number of its overlay entries to drop, seq of the last of them, 1 if an event of it is dead
 -- Returns the number of events left in the batch, or -1 if the batch is not in that state (somebody else was here).
 
@@ -12,12 +14,24 @@ if redis.call('HGET', KEYS[2], 'batch_id') ~= ARGV[1] or held ~= tonumber(ARGV[2
   return -1
 end
 
+redis.call('HDEL', KEYS[2], 'error') -- frees something first: see claim.lua
+
 local function head_seq(entry)
   return entry and tonumber(entry:match('^%[(%d+),'))
 end
 
-local arg = 6
-for i = 3, #KEYS, 2 do
+local arg = 7
+for _ = 1, tonumber(ARGV[6]) do
+  redis.call('LPUSH', KEYS[3], ARGV[arg])
+  arg = arg + 1
+end
+local holds = tonumber(ARGV[arg])
+arg = arg + 1
+for _ = 1, holds do
+  redis.call('SADD', KEYS[4], ARGV[arg])
+  arg = arg + 1
+end
+for i = 5, #KEYS, 2 do
   local overlay, row = KEYS[i], KEYS[i + 1]
   local drop, last = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
   if head_seq(redis.call('LINDEX', overlay, drop - 1)) == last then

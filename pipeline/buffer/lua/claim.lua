@@ -1,9 +1,11 @@
 -- Freeze the oldest events of a shard as a batch, or return the batch that is frozen already.
 --
--- KEYS  1 events list   2 batch list   3 shard hash   4 lease
+-- KEYS  1 events list   2 batch list   3 shard hash   4 lease   5 paused hash   6 parked list   7 resumed list   8 held set
 -- ARGV  1 owner   2 lease in milliseconds   3 most events   4 most bytes   5 id for a new batch
--- Returns {'busy'} | {'empty'} | {'resting', milliseconds} | {'batch', id, seq, claims, failures, tries, queued, message, …}
---         queued: events left in the queue; messages oldest first.
+-- Returns {'busy'} | {'resting', milliseconds} | {'empty', paused}
+--         | {'batch', id, seq, claims, failures, tries, behind, paused, held, message, message, …}
+--         paused: {table, milliseconds until it is to be probed, why, …}; held: rows whose events are set aside;
+--         behind: pending events that are not in the batch; messages oldest first.
 
 local owner = redis.call('GET', KEYS[4])
 if owner and owner ~= ARGV[1] then
@@ -14,43 +16,65 @@ end
 -- of every script of the flush frees something: a full Redis must be drained.
 redis.call('HDEL', KEYS[3], 'wanted')
 
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local paused = {}
+local fields = redis.call('HGETALL', KEYS[5])
+for i = 1, #fields, 2 do
+  local due, why = fields[i + 1]:match('^(%d+)|(.*)$')
+  paused[#paused + 1] = fields[i]
+  paused[#paused + 1] = tonumber(due) - now
+  paused[#paused + 1] = why
+end
+
 local reply = { 'batch' }
-local held = redis.call('LLEN', KEYS[2])
-if held > 0 then
+local frozen = redis.call('LLEN', KEYS[2])
+if frozen > 0 then
   local state = redis.call('HMGET', KEYS[3], 'due', 'batch_id', 'batch_seq', 'failures', 'tries')
-  local clock = redis.call('TIME')
-  local rest = tonumber(state[1] or 0) - (clock[1] * 1000 + math.floor(clock[2] / 1000))
+  local rest = tonumber(state[1] or 0) - now
   if rest > 0 then
     redis.call('DEL', KEYS[4])
     return { 'resting', rest }
   end
   local claims = redis.call('HINCRBY', KEYS[3], 'claims', 1)
-  local failures, tries = tonumber(state[4] or 0), tonumber(state[5] or 0)
-  reply = { 'batch', state[2], tonumber(state[3]), claims, failures, tries, redis.call('LLEN', KEYS[1]) }
+  reply = { 'batch', state[2], tonumber(state[3]), claims, tonumber(state[4] or 0), tonumber(state[5] or 0) }
   local messages = redis.call('LRANGE', KEYS[2], 0, -1)
-  for i = held, 1, -1 do
-    reply[#reply + 1] = messages[i]
+  for i = frozen, 1, -1 do
+    reply[#messages - i + 10] = messages[i]
   end
 else
+  -- What was set aside comes back before anything newer: first what is on its way back already, then the rest.
+  if redis.call('HGET', KEYS[3], 'resume') and redis.call('EXISTS', KEYS[7]) == 0 then
+    if redis.call('EXISTS', KEYS[6]) == 1 then
+      redis.call('RENAME', KEYS[6], KEYS[7])
+    end
+    redis.call('DEL', KEYS[8])
+    redis.call('HDEL', KEYS[3], 'resume')
+  end
+  local source = redis.call('EXISTS', KEYS[7]) == 1 and KEYS[7] or KEYS[1]
   local most, room = tonumber(ARGV[3]), tonumber(ARGV[4])
   local taken = 0
   while taken < most and room > 0 do
-    local message = redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
+    local message = redis.call('LMOVE', source, KEYS[2], 'RIGHT', 'LEFT')
     if not message then
       break
     end
     taken = taken + 1
     room = room - #message
-    reply[taken + 7] = message
+    reply[taken + 9] = message
   end
   if taken == 0 then
     redis.call('DEL', KEYS[4])
-    return { 'empty' }
+    return { 'empty', paused }
   end
   local seq = tonumber(redis.call('HGET', KEYS[3], 'seq') or 0) + 1
   redis.call('HSET', KEYS[3], 'batch_id', ARGV[5], 'batch_seq', seq, 'claims', 1)
   redis.call('HDEL', KEYS[3], 'failures', 'tries', 'due', 'error')
-  reply[2], reply[3], reply[4], reply[5], reply[6], reply[7] = ARGV[5], seq, 1, 0, 0, redis.call('LLEN', KEYS[1])
+  reply[2], reply[3], reply[4], reply[5], reply[6] = ARGV[5], seq, 1, 0, 0
 end
+reply[7] = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[6]) + redis.call('LLEN', KEYS[7])
+reply[8] = paused
+reply[9] = redis.call('SMEMBERS', KEYS[8])
 redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[2])
 return reply

@@ -1,6 +1,6 @@
 -- Accept events into one shard: cache, overlay and queue change together or not at all.
 --
--- KEYS  1 events list   2 batch list   3 shard hash   4 control list
+-- KEYS  1 events list   2 batch list   3 shard hash   4 control list   5 parked list   6 resumed list
 --       then per event: its seen key if it has one, then per keyed change: overlay list, row hash
 -- ARGV  1 most pending events the shard may hold
 --       2 threshold: enqueue a flush when the queue reaches this length (0: never)
@@ -14,6 +14,7 @@
 --         {-1 - pending} if the shard is full; then nothing was written.
 
 local pending = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[2])
+  + redis.call('LLEN', KEYS[5]) + redis.call('LLEN', KEYS[6])
 local count = tonumber(ARGV[6])
 if pending + count > tonumber(ARGV[1]) then
   return { -1 - pending }
@@ -66,7 +67,7 @@ local function update_row(row, change)
 end
 
 local result = { pending }
-local key, arg = 5, 7
+local key, arg = 7, 7
 for _ = 1, count do
   local id, message, has_seen, changes = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], tonumber(ARGV[arg + 3])
   arg = arg + 4

@@ -1,0 +1,94 @@
+"""What the scripts take and return, as values; pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.core.codec import accepted_ms
+from pipeline.ports import PausedTable, Settled, ShardState
+
+__all__ = ["Why", "parts", "paused_tables", "per_row", "shard_state"]
+
+_ROWS_PER_CALL: Final = 500
+"""Rows that one acknowledge call settles: four commands each, so Redis is held for less than a millisecond."""
+
+
+class Why(msgspec.Struct, frozen=True):
+    """What the hash of paused tables says about one, besides when it is due."""
+
+    error: str
+    sample: bytes
+    probes: int
+
+
+def _due_and_why(value: bytes, now_ms: float) -> tuple[int, bytes]:
+    due, _, why = value.partition(b"|")
+    return int(due) - int(now_ms), why
+
+
+def paused_tables(reply: Sequence[Any]) -> tuple[PausedTable, ...]:
+    """Paused tables out of a flat reply of table, milliseconds until it is due, and why."""
+    tables = []
+    for table, milliseconds, encoded in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
+        why = msgspec.json.decode(encoded, type=Why)
+        tables.append(PausedTable(table.decode(), milliseconds / 1000, why.error, why.sample, why.probes))
+    return tuple(tables)
+
+
+def parts(events: Sequence[Settled]) -> Iterator[Sequence[Settled]]:
+    """Cut so that no part has more than about `_ROWS_PER_CALL` rows; at least one part, maybe empty."""
+    start = rows = 0
+    for index, event in enumerate(events):
+        rows += max(len(event.rows), event.aside is not None)
+        if rows >= _ROWS_PER_CALL:
+            yield events[start : index + 1]
+            start, rows = index + 1, 0
+    if start < len(events) or not events:
+        yield events[start:]
+
+
+def per_row(events: Sequence[Settled]) -> dict[str, tuple[int, int, bool]]:
+    """Row → (overlay entries to drop, seq of the last of them, whether a dead event touched it)."""
+    rows: dict[str, tuple[int, int, bool]] = {}
+    for event in events:
+        if event.seq is None or event.aside is not None:
+            continue
+        for table, identity in event.rows:
+            row = f"{table}:{identity}"
+            count, _, dead = rows.get(row, (0, 0, False))
+            rows[row] = (count + 1, event.seq, dead or event.dead)
+    return rows
+
+
+def shard_state(shard: int, reply: list[Any]) -> ShardState:
+    """What the replies to the commands of `RedisBuffer.states` say of one shard."""
+    queued, frozen, oldest_frozen, oldest_queued, fields, leased, parked, resumed, *oldest_aside, paused = reply
+    state = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+
+    def number(name: str) -> int:
+        return int(state.get(name, 0))
+
+    oldest = [message for message in (oldest_frozen, oldest_queued, *oldest_aside) if message]
+    now_ms = time.time() * 1000
+    return ShardState(
+        shard=shard,
+        queued=queued + resumed,
+        frozen=frozen,
+        oldest_ms=min(filter(None, map(accepted_ms, oldest)), default=None),
+        batch_id=state.get("batch_id"),
+        claims=number("claims"),
+        failures=number("failures"),
+        error=state.get("error"),
+        due_ms=number("due") or None,
+        accepted=number("accepted"),
+        committed_batches=number("seq"),
+        leased=bool(leased),
+        parked=parked,
+        paused=paused_tables(
+            [part for table, value in paused.items() for part in (table, *_due_and_why(value, now_ms))]
+        ),
+    )
