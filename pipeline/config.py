@@ -126,7 +126,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                         continue
                     raise InvalidSetting(name, f"there is no such setting; settings are {', '.join(_names(prefix))}")
                 fields[field] = (
-                    tuple(filter(None, value.split(","))) if field == "tables" and isinstance(value, str) else value
+                    tuple(filter(None, map(str.strip, value.split(","))))
+                    if field == "tables" and isinstance(value, str)
+                    else value
                 )
         try:
             return msgspec.convert(fields, cls, strict=False)

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from pipeline.config import Config
-from pipeline.core.change import Event
+from pipeline.core.change import Event, canonical_table
 from pipeline.core.codec import Malformed, decode
 from pipeline.core.failure import Meaning
 from pipeline.core.retry import delay
@@ -75,6 +75,7 @@ class Flusher:
         self._buffer = buffer
         self._store = store
         self._task = f"{config.namespace}.apply_event"
+        self._tables = frozenset(map(canonical_table, config.tables))
         self._retry = config.retry
         self._slice = config.flush_slice_seconds
         self._clock = clock
@@ -122,7 +123,7 @@ class Flusher:
             self._buffer.halve(claim, crashes_inherited(len(claim.messages)))
             self._probe(Step.HALVED)
             return report
-        entries = [decode(message, self._task) for message in claim.messages]
+        entries = [self._entry(message) for message in claim.messages]
         batch = Batch(
             shard=claim.shard,
             id=claim.id,
@@ -154,6 +155,16 @@ class Flusher:
             dead=report.dead + len(applied.dead),
             skipped=report.skipped + applied.skipped,
         )
+
+    def _entry(self, message: bytes) -> Event | Malformed:
+        entry = decode(message, self._task)
+        if isinstance(entry, Malformed):
+            return entry
+        reason = entry.refused
+        # what came through the write side was checked there
+        if self._tables and entry.seq is None and not all(change.table in self._tables for change in entry.changes):
+            reason = reason or "a table of the event is not in PIPELINE_TABLES"
+        return entry if reason is None else Malformed(reason, message, entry.id, entry.seq, entry.accepted_ms)
 
     def _failed(
         self, claim: Claimed, entries: Sequence[Event | Malformed], error: ApplyFailed, report: FlushReport
@@ -220,7 +231,9 @@ class Flusher:
         if applied.warning:
             log.error("shard %d: %s", claim.shard, applied.warning)
         for position in sorted(applied.dead):
-            log.error("shard %d: event %s became a dead letter", claim.shard, entries[position].id or "(without an id)")
+            entry = entries[position]
+            table = entry.changes[0].table if isinstance(entry, Event) else "-"
+            log.error("shard %d: event %s (table %s) became a dead letter", claim.shard, entry.id or "-", table)
         log.info(
             "shard %d: batch %d of %d events applied: %d rows, %d dead letters, %d applied before, %d savepoints",
             claim.shard, applied.seq, len(entries), applied.rows, len(applied.dead), applied.skipped,

@@ -44,6 +44,7 @@ class Writer:
         """``new_id`` makes a fresh event id (a UUIDv7 in production)."""
         self._buffer = buffer
         self._shards = config.shards
+        self._chunk = min(CHUNK, config.max_pending // config.shards)
         self._max_bytes = config.max_event_bytes
         self._tables = frozenset(map(canonical_table, config.tables))
         self._new_id = new_id
@@ -72,7 +73,7 @@ class Writer:
 
     def _encoded(self, changes: Iterable[Change], receipts: list[Receipt | None]) -> Iterator[list[Encoded]]:
         iterator = iter(changes)
-        while chunk := list(islice(iterator, CHUNK * self._shards)):
+        while chunk := list(islice(iterator, self._chunk * self._shards)):
             try:
                 yield [self.encode([change]) for change in chunk]
             except PipelineError as error:
@@ -85,8 +86,9 @@ class Writer:
             lanes.setdefault(event.shard, []).append(position)
         receipts: list[Receipt | None] = [None] * len(events)
         while lanes:
-            parts = [(shard, positions[:CHUNK]) for shard, positions in lanes.items()]
-            lanes = {shard: positions[CHUNK:] for shard, positions in lanes.items() if len(positions) > CHUNK}
+            size = self._chunk
+            parts = [(shard, positions[:size]) for shard, positions in lanes.items()]
+            lanes = {shard: positions[size:] for shard, positions in lanes.items() if len(positions) > size}
             refused: PipelineError | None = None
             try:
                 outcomes = self._buffer.write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
@@ -112,6 +114,9 @@ class Writer:
         """
         if not changes:
             raise InvalidEvent("an event needs at least one change")
+        for change in changes:
+            if not isinstance(change, Change):
+                raise InvalidEvent(f"a change must be a pipeline.Change, not a {type(change).__qualname__}")
         sealed = [seal(change) for change in changes]
         event = self._new_id() if event_id is None else check_event_id(event_id)
         if self._tables:
@@ -184,13 +189,19 @@ class Ingress:
             if not isinstance(shard_by, str | None):
                 raise InvalidEvent("shard_by must be text")
             self._writer.write(changes_of(options), event_id=task_id, shard_by=shard_by)
-        except InvalidEvent:
+        except InvalidEvent as error:
+            task_id, refused = _utf8(task_id), _utf8(str(error))
             shard = crc32(task_id.encode()) % self._shards
-            message = self._message(task_id, body(), f"{self._shard_queue}{{{shard}}}")
+            message = self._message(task_id, body(), f"{self._shard_queue}{{{shard}}}", refused)
             self._buffer.write(shard, [Encoded(task_id, _to_json(task_id), shard, message, (), dedupe=True)])
 
-    def _message(self, task_id: str, body: str, queue: str) -> bytes:
-        return Envelope(self._task, queue).wrap(_to_json(task_id), body)
+    def _message(self, task_id: str, body: str, queue: str, refused: str | None = None) -> bytes:
+        return Envelope(self._task, queue).wrap(_to_json(task_id), body, refused)
+
+
+def _utf8(text: str) -> str:
+    """``text`` with its lone surrogates spelled out: another client may have sent some, and UTF-8 has none."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _with_receipts(error: PipelineError, receipts: Sequence[Receipt | None]) -> PipelineError:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -12,10 +13,14 @@ from psycopg import sql
 
 from pipeline.contrib.embedded import Postgres, Servers, Valkey
 
+# Started in the background (nohup, a shell's &), tests inherit that these are ignored, and so would all their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 # On a busy CI machine, slow is not wrong; but what fails there must fail here again.
 # Few examples, for quick runs; `scripts/test --hypothesis-profile=thorough tests/unit` takes minutes.
-settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True, print_blob=True)
-settings.register_profile("dev", deadline=None, max_examples=25)
+settings.register_profile("ci", deadline=None, max_examples=15, derandomize=True, print_blob=True)
+settings.register_profile("dev", deadline=None, max_examples=15)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 

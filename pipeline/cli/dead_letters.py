@@ -168,7 +168,7 @@ def _content(pipeline: Pipeline, letter: DeadLetter) -> dict[str, Any]:
 @click.option("--table", callback=_table, metavar="T", help="Every letter of this table that is dead now.")
 @click.option("--force", is_flag=True, help="Also what sets or deletes, and so may overwrite a newer write.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask. (Without a terminal nothing is asked.)")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the summary and every letter.")
 def replay(
     *, ids: tuple[int, ...], every: bool, table: str | None, force: bool, dry_run: bool, yes: bool, as_json: bool

@@ -67,7 +67,8 @@ class Event(msgspec.Struct, frozen=True):
 
     ``seq`` and ``accepted_ms`` (Unix time in milliseconds) are what Redis assigned when it accepted the event; they are
     ``None`` for a message that a Celery client put into a shard queue itself. ``raw`` is the message as it was.
-    ``identities`` are those of the changes' keys, in the same order (``None`` for an insert).
+    ``identities`` are those of the changes' keys, in the same order (``None`` for an insert). ``refused`` says why the
+    write side did not accept an event that another Celery client published: it is a dead letter already.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Event(msgspec.Struct, frozen=True):
     seq: int | None = None
     accepted_ms: int | None = None
     shard_by: str | None = None
+    refused: str | None = None
 
 
 def changes_of(arguments: Mapping[str, Any]) -> list[Change]:
@@ -159,7 +161,8 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
             wire["delete"] = True
             return wire, name
         for verb in ("set", "add", "max", "min"):
-            if columns := getattr(change, verb):
+            columns = getattr(change, verb)
+            if columns or not isinstance(columns, Mapping):
                 wire[verb] = _seal_columns(columns)
         _check_operands(change)
     except InvalidEvent as error:

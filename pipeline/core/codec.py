@@ -42,9 +42,10 @@ class Envelope:
         """The message, open at its end. ``event`` (the id) and ``kwargs`` are JSON texts already."""
         return self.wrap(event, (b"[[]," + kwargs + b",{}]").decode())
 
-    def wrap(self, event: bytes, body: str) -> bytes:
-        """The message with this body, open at its end."""
-        return b"".join((self._head, event, b'},"body":', _to_json(body), self._middle, event, b',"pipeline":'))
+    def wrap(self, event: bytes, body: str, refused: str | None = None) -> bytes:
+        """The message with this body, open at its end; ``refused`` says why the write side did not accept it."""
+        why = b"" if refused is None else b',"refused":' + _to_json(refused)
+        return b"".join((self._head, event, b'},"body":', _to_json(body), self._middle, event, why, b',"pipeline":'))
 
 
 def kwargs_json(changes: list[dict[str, Any]], shard_by: str | None = None) -> bytes:
@@ -87,6 +88,7 @@ class _Headers(msgspec.Struct, frozen=True):
     id: str
     task: str = ""
     pipeline: tuple[_Counter, _Counter] | None = None
+    refused: str | None = None
 
 
 class _Properties(msgspec.Struct, frozen=True):
@@ -175,6 +177,7 @@ def _event(headers: _Headers, body: bytes | str, raw: bytes) -> Event:
         seq=seq,
         accepted_ms=accepted_ms,
         shard_by=shard_by,
+        refused=headers.refused,
     )
 
 
@@ -183,7 +186,10 @@ def _arguments(body: bytes | str) -> tuple[list[Any], list[Change], str | None]:
     try:
         args, change, _ = _decode_change(body)  # nearly every message is one change and nothing else
     except msgspec.ValidationError:
-        args, kwargs, _ = _decode_kwargs(body)
+        try:
+            args, kwargs, _ = _decode_kwargs(body)
+        except msgspec.ValidationError as error:
+            raise InvalidEvent(f"not the arguments of an event: {error}") from None
     else:
         return args, [change], None
     if kwargs.changes is None:

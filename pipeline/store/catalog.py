@@ -11,6 +11,7 @@ from pipeline.core.failure import Meaning
 from pipeline.core.table import Column, Kind, Table, depths, reach
 from pipeline.errors import ApplyFailed
 from pipeline.store.statements import statement
+from pipeline.store.text import Unfit
 
 __all__ = ["Catalog"]
 
@@ -38,6 +39,7 @@ _KINDS: Final[dict[str, Kind]] = {
     "interval": Kind.INTERVAL,
 }
 _BITS: Final = {"int2": 16, "int4": 32, "int8": 64}
+_FORBIDDEN: Final = frozenset({"pipeline", "pg_catalog", "information_schema", "pg_toast"})
 _TABLES: Final = "rp"  # pg_class.relkind: ordinary and partitioned tables
 
 
@@ -73,6 +75,8 @@ def _read(connection: psycopg.Connection[Any], name: str) -> Table:
     if found is None:
         raise ApplyFailed(f"there is no table {name}", "42P01", Meaning.SYSTEMIC, name)
     oid, schema, relname, relkind = found
+    if schema in _FORBIDDEN:
+        raise Unfit(name, f"a table of the schema {schema} belongs to PostgreSQL or to the pipeline itself")
     if relkind not in _TABLES:
         raise ApplyFailed(f"{name} is not a table", "42809", Meaning.SYSTEMIC, name)
     with connection.cursor(row_factory=dict_row) as cursor:

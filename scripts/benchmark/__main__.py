@@ -70,10 +70,18 @@ def run(events: int, stock_events: int, rounds: int, say: Callable[[str], None])
     return found
 
 
-@click.command(epilog="Example: scripts/bench --events 50000 --rounds 5")
-@click.option("--events", default=50_000, show_default=True, help="Events to drain in each round.")
-@click.option("--stock-events", default=2_000, show_default=True, help="Tasks for the stock worker in each round.")
-@click.option("--rounds", default=3, show_default=True, help="Rounds; medians are shown.")
+@click.command("bench", epilog="Example: scripts/bench --events 50000 --rounds 5")
+@click.option(
+    "--events", type=click.IntRange(min=1), default=50_000, show_default=True, help="Events to drain in each round."
+)
+@click.option(
+    "--stock-events",
+    type=click.IntRange(min=1),
+    default=2_000,
+    show_default=True,
+    help="Tasks for the stock worker in each round.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; medians are shown.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(events: int, stock_events: int, rounds: int, as_json: bool) -> None:  # noqa: FBT001
     """Measure writes and flushes beside a bare SET, delay() and a stock Celery task per row.
@@ -102,7 +110,7 @@ def main(events: int, stock_events: int, rounds: int, as_json: bool) -> None:  #
 def show(found: dict[str, list[float]], judged: list[Goal]) -> None:
     """Print two tables: what was measured, and the goals."""
     console = Console()
-    table = Table("operation", "µs, median", "min", "max", "per second", title="Seconds per operation")
+    table = Table("operation", "µs, median", "min", "max", "per second", title="Time per operation")
     for name, values in found.items():
         middle = statistics.median(values)
         row = [f"{value * 1e6:,.1f}" for value in (middle, min(values), max(values))]
@@ -116,4 +124,4 @@ def show(found: dict[str, list[float]], judged: list[Goal]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/bench")

@@ -109,9 +109,9 @@ def show_table(comparisons: Sequence[Comparison], speed: Iterable[str], *, stder
     """Postgres against the CSV file, and how fast it was."""
     console = Console(stderr=stderr, highlight=False)
     table = Table(title="Postgres against the CSV file, both by plain SQL", title_justify="left")
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for heading in ("from the CSV", "in Postgres", "missing", "surplus"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold", min_width=len("20,092,812"))
     table.add_column("")
     for row in comparisons:
         style = "" if row.equal else "bold red"

@@ -81,6 +81,7 @@ class Services:
             "PIPELINE_REDIS_URL": self.servers.redis_url,
             "PIPELINE_DATABASE_URL": self.servers.database_url,
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self.directory),  # what a killed worker leaves goes with the directory
         }
 
     @property

@@ -8,6 +8,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from celery import Celery
+from kombu.exceptions import OperationalError
 from pytest_celery import CeleryTestNode, CeleryTestWorker
 
 from pipeline import Change, Config, Pipeline
@@ -109,6 +110,27 @@ def test_an_event_that_is_no_event_becomes_a_dead_letter_with_its_message(pipeli
     assert b"bogus" in letter.message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"table": "page_views", "key": {"page_id": 77}, "set": {"title": "x" * 300_000}}, "PIPELINE_MAX_EVENT_BYTES"),
+        (
+            {"changes": [{"table": "page_views", "key": {"page_id": n}, "add": {"views": 1}} for n in (77, 78)]},
+            "give shard_by=",
+        ),
+        ({"table": "pipeline.shard", "key": {"namespace": "x", "shard": 0}, "set": {"seq": 1}}, "the pipeline itself"),
+    ],
+)
+def test_what_the_write_side_refuses_no_client_can_publish(
+    database: psycopg.Connection, pipeline: Pipeline, client: Celery, arguments: dict[str, object], reason: str
+) -> None:
+    sent = client.send_task("pipeline.apply_event", kwargs=arguments, queue="pipeline")
+    wait_until(lambda: any(letter.event_id == sent.id for letter in pipeline.dead_letters.page()), "the dead letter")
+    letter = next(letter for letter in pipeline.dead_letters.page() if letter.event_id == sent.id)
+    assert reason in letter.reason
+    assert views(database, 77) is None
+
+
 def test_a_message_in_a_shard_queue_is_flushed_although_a_client_put_it_there(
     database: psycopg.Connection, client: Celery
 ) -> None:
@@ -132,6 +154,16 @@ def test_a_burst_is_flushed_before_the_next_tick_and_leaves_nothing_pending(
 def test_the_worker_takes_the_ingress_and_control_queues_and_no_shard_queue(
     client: Celery, worker: CeleryTestWorker
 ) -> None:
-    queues = client.control.inspect(timeout=5.0).active_queues() or {}
-    assert [{queue["name"] for queue in taken} for taken in queues.values()] == [{"pipeline", "pipeline.control"}]
+    found: list[set[str]] = []
+
+    def answered() -> bool:
+        try:
+            replies = client.control.inspect(timeout=5.0).active_queues() or {}
+        except OperationalError:  # a pooled connection that the server has closed meanwhile
+            return False
+        found[:] = [{queue["name"] for queue in taken} for taken in replies.values()]
+        return bool(found)
+
+    wait_until(answered, "an answer of the worker")
+    assert found == [{"pipeline", "pipeline.control"}]
     assert worker.container.status == "running"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,6 +141,20 @@ class Terminal:
     def type(self, text: str) -> None:
         """Type; ``\\x03`` is Ctrl-C."""
         os.write(self._ours, text.encode())
+
+    def insist(self, text: str) -> int:
+        """Type it again and again to the end, as a person does who is not heard at once; the exit code.
+
+        CPython may miss a Ctrl-C that comes in the instant before ``input()`` waits, until the next one.
+        """
+        until = time.monotonic() + SECONDS
+        while self._process.poll() is None and time.monotonic() < until:
+            with suppress(OSError):  # EIO: it has just ended
+                self.type(text)
+            select.select([self._ours], [], [], 0.2)
+            with suppress(TimeoutError):
+                self._read(time.monotonic() + 0.2)
+        return self.end()
 
     def end(self) -> int:
         """Read to the end; the exit code."""

@@ -65,8 +65,7 @@ def test_a_replay_of_many_asks_first_and_no_is_no(cli: CommandLine, scene: Scene
 def test_ctrl_c_at_the_question_is_no(cli: CommandLine, scene: Scene) -> None:
     with cli.terminal("dead-letters", "replay", "--all") as terminal:
         terminal.read_until("[y/N]")
-        terminal.type(CTRL_C)
-        assert terminal.end() == 1
+        assert terminal.insist(CTRL_C) == 1
     assert "pipeline: stopped" in terminal.shown
     assert "Traceback" not in terminal.shown
     assert len(dead(scene.pipeline())) == 2

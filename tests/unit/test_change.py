@@ -1,5 +1,6 @@
 """What a change may be, checked before anything reaches Redis, and the same way back."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.core.change import MAX_IDENTITY, Change, canonical_table, changes_of, seal, unseal
 from pipeline.core.values import identity
@@ -77,6 +79,8 @@ def test_a_write_of_nothing_but_a_key_is_allowed() -> None:
         (Change("t", {"id": 1}, {7: 1}), None, "column name"),  # type: ignore[dict-item]
         (Change("t", {7: 1}), None, "column name"),  # type: ignore[dict-item]
         (Change("t", {"id": 1}, ["a"]), None, "dict of column"),  # type: ignore[arg-type]
+        (Change("t", {"id": 1}, 0), None, "dict of column"),  # type: ignore[arg-type]
+        (Change("t", {"id": 1}, add=[]), None, "dict of column"),  # type: ignore[arg-type]
         (Change("t", ["id"]), None, "dict of column"),  # type: ignore[arg-type]
         (Change("t", insert=["a"]), None, "dict of column"),  # type: ignore[arg-type]
         (Change("t", {"id": 1}, {"id": 2}), "id", "appears twice"),
@@ -214,6 +218,19 @@ def test_the_arguments_of_the_task_are_one_change_or_a_list_of_them() -> None:
 
 def test_an_argument_of_none_counts_as_not_given() -> None:
     assert changes_of({"table": "t", "key": {"id": 1}, "set": None, "delete": None}) == [Change("t", {"id": 1})]
+
+
+@given(
+    st.fixed_dictionaries(
+        {"table": strategies.tables | strategies.values},
+        optional=dict.fromkeys(Change.__struct_fields__[1:], strategies.keys | strategies.values),
+    )
+)
+def test_whatever_the_arguments_are_they_are_a_change_or_refused(arguments: dict[str, Any]) -> None:
+    with suppress(InvalidEvent):
+        for change in changes_of(arguments):
+            wire, name = seal(change)
+            assert unseal(travelled(wire))[1] == name
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,14 @@ def test_the_arguments_of_an_event_are_those_in_its_message(changes: list[Change
     assert arguments(event) == (expected if shard_by is None else {**expected, "shard_by": shard_by})
 
 
+@given(texts)
+def test_an_event_that_was_refused_before_says_so(reason: str) -> None:
+    body = '[[],{"table":"t","key":{"id":1}},{}]'
+    event = decode(Envelope(TASK, QUEUE).wrap(b'"id"', body, reason) + b"[7,8]" + OPEN_END, TASK)
+    assert isinstance(event, Event)
+    assert (event.refused, event.seq) == (reason, 7)
+
+
 def test_a_message_is_open_at_its_end_until_redis_has_numbered_it() -> None:
     kwargs = b'{"table":"t","key":{"id":1}}'
     open_message = Envelope(TASK, QUEUE).encode(b'"id"', kwargs)

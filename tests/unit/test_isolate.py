@@ -79,6 +79,12 @@ def test_one_bad_event_costs_no_more_attempts_than_promised(count: int) -> None:
     assert worst <= 2 * math.ceil(math.log2(count)) + 2
 
 
+def test_a_half_is_not_tried_as_a_whole_when_the_other_one_was_good() -> None:
+    store = Store({7})
+    store.isolate(events(8))
+    assert store.attempts == 1 + 3 + 1  # everything; the good first half, three times; the last event alone
+
+
 def test_one_poison_event_in_three_thousand_costs_at_most_25_attempts_more() -> None:
     for number in range(0, 3000, 61):
         store = Store({number})
