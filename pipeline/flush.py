@@ -131,7 +131,6 @@ class Flusher:
             entries=entries,
             final=claim.tries + 1 >= self._retry.attempts,
             failures=claim.failures,
-            drained=claim.drained,
             bury=verdict.reason if isinstance(verdict, Bury) else None,
             aside=_aside(entries, claim),
             paused=bool(claim.paused),
@@ -188,6 +187,8 @@ class Flusher:
                 log.log(level, "shard %d: batch %s kept, next try in %.1f s: %s", claim.shard, claim.id, seconds, text)
                 self._buffer.fail(claim, text, seconds, bounded=meaning in _BOUNDED)
                 self._probe(Step.FAILED)
+                if seconds == 0:
+                    return report
                 return msgspec.structs.replace(report, end=End.FAILED, error=text)
 
     def _pause(self, claim: Claimed, sample: Event, error: ApplyFailed, report: FlushReport) -> FlushReport:

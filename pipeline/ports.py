@@ -99,7 +99,7 @@ class Claimed(msgspec.Struct, frozen=True):
 
     Until it is acknowledged, every claim of the shard returns the same batch. ``claims`` counts how often it has been
     claimed under this id (this time included), ``failures`` how often an error was recorded, ``tries`` how many of
-    these were of a kind that is tried a bounded number of times. ``drained``: nothing else is pending in the shard.
+    these were of a kind that is tried a bounded number of times.
     ``held`` are rows (``table:identity``) whose earlier events are set aside.
     """
 
@@ -109,7 +109,6 @@ class Claimed(msgspec.Struct, frozen=True):
     claims: int
     failures: int
     messages: Sequence[bytes]
-    drained: bool = False
     owner: str = ""
     tries: int = 0
     paused: Sequence[PausedTable] = ()
@@ -241,7 +240,6 @@ class Batch(msgspec.Struct, frozen=True):
     entries: Sequence[Event | Malformed]
     final: bool
     failures: int
-    drained: bool = False
     bury: str | None = None
     aside: frozenset[int] = frozenset()
     paused: bool = False

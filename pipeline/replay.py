@@ -1,8 +1,8 @@
 """Write dead letters again, in a first form: what commutes with newer writes is replayed, the rest only when forced.
 
-Law L8: a replayed dead letter does not overwrite what a newer write has set, unless forced. An ``add``, ``max``,
-``min`` or ``insert`` cannot overwrite anything. A ``set`` or ``delete`` could, and so far nothing records whether a
-newer write has touched its row; so it needs ``force``.
+Law L8: a replayed dead letter does not overwrite what a newer write has set, unless forced. An ``insert`` and an
+``add`` cannot overwrite anything (an ``add`` to a row that was deleted meanwhile makes it anew). A ``set``, ``max``,
+``min`` or ``delete`` could, and so far nothing records whether a newer write has touched its row; so it needs ``force``.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class Replayer:
         if isinstance(event, Malformed):
             return Replayed(letter.id, Outcome.MALFORMED, detail=event.reason)
         if not force and not _commutes(event):
-            return Replayed(letter.id, Outcome.NEEDS_FORCE, detail="sets or deletes; a newer write may be overwritten")
+            return Replayed(
+                letter.id, Outcome.NEEDS_FORCE, detail="does more than add and insert; a newer write may be overwritten"
+            )
         suffix = f"{_SUFFIX}{letter.id}"  # alone makes the id unique, so what stands before it may be cut
         event_id = event.id.partition(_SUFFIX)[0][: MAX_EVENT_ID - len(suffix)] + suffix
         if dry_run:
@@ -121,4 +123,8 @@ class Replayer:
 
 
 def _commutes(event: Event) -> bool:
-    return not any(change.set or change.delete for change in event.changes)
+    """Whether every change of the event is an insert or adds only: then it overwrites nothing, whenever it comes."""
+    return all(
+        change.insert is not None or (change.add and not (change.set or change.max or change.min or change.delete))
+        for change in event.changes
+    )

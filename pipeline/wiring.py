@@ -265,6 +265,10 @@ class Pipeline:
             shards=shards,
         )
 
+    def ping(self) -> None:
+        """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
+        self._buffer.ping()
+
     def close(self) -> None:
         """Close the connections of this process; the next use opens new ones."""
         self._buffer.close()

@@ -19,8 +19,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # On a busy CI machine, slow is not wrong; but what fails there must fail here again.
 # Few examples, for quick runs; `scripts/test --hypothesis-profile=thorough tests/unit` takes minutes.
-settings.register_profile("ci", deadline=None, max_examples=15, derandomize=True, print_blob=True)
-settings.register_profile("dev", deadline=None, max_examples=15)
+settings.register_profile("ci", deadline=None, max_examples=12, derandomize=True, print_blob=True)
+settings.register_profile("dev", deadline=None, max_examples=12)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 

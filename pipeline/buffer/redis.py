@@ -222,7 +222,7 @@ class RedisBuffer:
                 return Empty(paused_tables(paused))
             case [b"resting", milliseconds]:
                 return Resting(milliseconds / 1000)
-            case [b"batch", batch_id, seq, claims, failures, tries, behind, paused, held, *messages]:
+            case [b"batch", batch_id, seq, claims, failures, tries, paused, held, *messages]:
                 return Claimed(
                     shard=shard,
                     id=batch_id.decode(),
@@ -230,7 +230,6 @@ class RedisBuffer:
                     claims=claims,
                     failures=failures,
                     messages=messages,
-                    drained=behind == 0,
                     owner=owner,
                     tries=tries,
                     paused=paused_tables(paused),

@@ -177,7 +177,7 @@ def replay(
 
     Mend what was wrong first. A replayed event goes the way of every write, once, also if this is interrupted and
     repeated; if it cannot be applied again, it becomes a new dead letter. What sets or deletes is refused without
-    --force, since it may overwrite what a newer write has set; add, max, min and insert cannot.
+    --force, since it may overwrite what a newer write has set; add and insert cannot.
 
     Ends with 1 if a letter was not replayed.
     """

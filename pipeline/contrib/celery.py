@@ -8,27 +8,34 @@
 adds ``pipeline.apply_event`` (queue ``pipeline``), ``pipeline.flush``, ``pipeline.flush_shard`` and
 ``pipeline.prune_ledger`` (queue ``pipeline.control``), routes them, and puts the periodic ones into the beat schedule.
 A worker for them takes both
-queues: ``celery -A shop worker -Q pipeline,pipeline.control``.
+queues beside the app's own: ``celery -A shop worker -Q celery,pipeline,pipeline.control``.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
 from celery import Celery, Task
-from celery.signals import worker_process_shutdown, worker_shutdown
+from celery.exceptions import Reject
+from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
+from celery.worker.request import Request
 from kombu.utils.json import dumps, register_type
 
 from pipeline.core.values import timedelta_us
-from pipeline.errors import BufferUnavailable, PipelineFull
+from pipeline.errors import PipelineError, TopologyMismatch
 from pipeline.wiring import Pipeline
 
 __all__ = ["register"]
 
+log: Final = logging.getLogger("pipeline.celery")
+
 _PRUNE_SECONDS: Final = 3600.0
-_MAX_COUNTDOWN: Final = 60
+_TICKS_EXPIRE_SECONDS: Final = 30.0  # clocks of beat and worker may differ; a late tick does no harm
+_PAUSES_SECONDS: Final = (0.1, 0.4, 1.5)  # the worker's processes are needed for the flush that makes room
 
 
 def register(app: Celery, pipeline: Pipeline) -> None:
@@ -46,11 +53,11 @@ def register(app: Celery, pipeline: Pipeline) -> None:
     interval = pipeline.config.flush_interval_seconds
     app.conf.beat_schedule = {
         **(app.conf.beat_schedule or {}),
-        # an expired tick is dropped: when workers are busy, ticks must not pile up
+        # an expired tick is dropped: when workers are away, ticks must not pile up
         f"{namespace}.flush": {
             "task": f"{namespace}.flush",
             "schedule": interval,
-            "options": {"expires": max(interval, 1.0), "queue": control},
+            "options": {"expires": max(10 * interval, _TICKS_EXPIRE_SECONDS), "queue": control},
         },
         f"{namespace}.prune_ledger": {
             "task": f"{namespace}.prune_ledger",
@@ -62,6 +69,15 @@ def register(app: Celery, pipeline: Pipeline) -> None:
     def close(**_: Any) -> None:
         pipeline.close()
 
+    def check(**_: Any) -> None:
+        try:
+            pipeline.ping()
+        except TopologyMismatch as error:
+            raise SystemExit(str(error)) from error
+        except PipelineError as error:  # Celery itself waits for a broker that is away
+            log.warning("%s", error)
+
+    worker_init.connect(check, weak=False)
     worker_process_shutdown.connect(close, weak=False)
     worker_shutdown.connect(close, weak=False)
 
@@ -71,36 +87,53 @@ def _register_ingress(app: Celery, pipeline: Pipeline) -> None:
 
     @app.task(
         name=f"{namespace}.apply_event",
-        base=_KeywordOnly,
+        base=_ApplyEvent,
         bind=True,
         shared=False,  # Celery would add it to every app of the process, of which each may have its own pipeline
         acks_late=True,  # acknowledged when the event is in its shard; its id makes a second run harmless
         reject_on_worker_lost=True,
         ignore_result=True,
-        max_retries=None,
     )
     def apply_event(self: Task[Any, Any], *positional: Any, **arguments: Any) -> None:
         """Accept an event from any Celery client: keyword arguments of one change, or ``changes=[…]``."""
         request = self.request
         queue = (request.delivery_info or {}).get("routing_key") or ""
-        try:
-            pipeline.ingress.accept(
-                str(request.id),
-                None if positional else arguments,
-                lambda: dumps([positional, arguments, {}]),
-                queue,
-                request.get("pipeline"),
-            )
-        except (BufferUnavailable, PipelineFull) as error:
-            raise self.retry(exc=error, countdown=min(_MAX_COUNTDOWN, 2**request.retries)) from error
+        for pause in _PAUSES_SECONDS:
+            try:
+                pipeline.ingress.accept(
+                    str(request.id),
+                    None if positional else arguments,
+                    lambda: dumps([positional, arguments, {}]),
+                    queue,
+                    request.get("pipeline"),
+                )
+            except PipelineError as error:
+                log.warning("event %s cannot be accepted now: %s", request.id, error)
+            except Exception:  # whatever it is, a message that is not accepted must not be acknowledged
+                log.exception("event %s cannot be accepted now", request.id)
+            else:
+                return
+            time.sleep(pause)
+        # Not self.retry: it publishes a delayed copy, which is lost if that fails and is not counted as prefetched
+        raise Reject("not accepted now", requeue=True)
 
 
-class _KeywordOnly(Task):  # type: ignore[type-arg]
+class _DiscreetRequest(Request):
+    """Tells Flower and other listeners that there is an event, and not what is in it (law L9)."""
+
+    argsrepr = property(lambda _: "()")
+    kwargsrepr = property(lambda _: "{…}")
+
+
+class _ApplyEvent(Task):  # type: ignore[type-arg]
     """Refuses positional arguments where the mistake is made; a worker must take what another client sent."""
+
+    Request = f"{__name__}:{_DiscreetRequest.__name__}"
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         if args:
             raise TypeError(f"{self.name} takes keyword arguments only: table=…, key=…, set=…, or changes=[…]")
+        options = {"argsrepr": "()", "kwargsrepr": "{…}", **options}
         return super().apply_async(args, kwargs, *rest, **options)
 
 

@@ -64,7 +64,13 @@ def _str_to_wire(value: str) -> str:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidEvent(f"text contains a lone surrogate at index {error.start}, which is not Unicode") from None
-    return str(value)
+    return str.__str__(value)  # also of a subclass that shows itself as something else
+
+
+def _time_to_wire(value: time) -> dict[str, object]:
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise InvalidEvent(f"a time of day has no offset in {value.tzinfo}, only a datetime has; give a fixed offset")
+    return _tag("time", value.isoformat())
 
 
 def _int_to_wire(value: int) -> int:
@@ -96,7 +102,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], object]]] = {
     str: _str_to_wire,
     datetime: lambda value: _tag("datetime", value.isoformat()),
     date: lambda value: _tag("date", value.isoformat()),
-    time: lambda value: _tag("time", value.isoformat()),
+    time: _time_to_wire,
     timedelta: lambda value: _tag("timedelta", timedelta_us(value)),
     Decimal: _decimal_to_wire,
     UUID: lambda value: _tag("uuid", {"hex": value.hex}),

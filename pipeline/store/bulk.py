@@ -111,6 +111,9 @@ class BulkWriter:
         target = sql.Identifier(table.schema, table.name)
         for names, rows in by_columns.items():
             columns = [_writable(table, name) for name in names]
+            for column in columns:
+                if column.identity_always:
+                    raise Unfit(column.name, "GENERATED ALWAYS AS IDENTITY: PostgreSQL assigns it")
             if not columns:
                 for _ in rows:
                     self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))

@@ -70,6 +70,13 @@ def _check_url(url: str) -> None:
         ) from None
 
 
+def _insist_on_durability(connection: psycopg.Connection[Any]) -> None:
+    """Redis forgets a batch when it is committed, so a commit must be on disk; a stricter setting is left alone."""
+    row = connection.execute("SHOW synchronous_commit").fetchone()
+    if row is not None and row[0] == "off":
+        connection.execute("SET synchronous_commit = on")
+
+
 class Sessions:
     """A small pool of connections in autocommit mode. Safe across threads and forks: a child opens its own."""
 
@@ -84,10 +91,12 @@ class Sessions:
         self._arguments: dict[str, Any] = {
             "autocommit": True,
             "client_encoding": "utf8",  # COPY data are; the default is the encoding of the database
-            "options": _options(config),
-            "connect_timeout": 10,
+            # after the URL's own, so that a search_path given there stays
+            "options": f"{conninfo_to_dict(config.database_url).get('options') or ''} {_options(config)}".strip(),
+            "connect_timeout": 5,
             "application_name": "celery-write-behind",
             "keepalives_idle": 30,
+            "tcp_user_timeout": round(config.lease_seconds * 800),  # milliseconds: notice before the lease is over
         }
         self._lock = threading.Lock()
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
@@ -132,6 +141,7 @@ class Sessions:
                     max_idle=300.0,
                     reconnect_timeout=1.0,
                     check=ConnectionPool.check_connection,
+                    configure=_insist_on_durability,
                     open=True,
                     name="pipeline",
                 )

@@ -18,9 +18,7 @@ def test_a_batch_holds_the_oldest_events_oldest_first(make_buffer: MakeBuffer) -
     accept(buffer, "abcde")
     claim = claimed(buffer)
     assert names_of(claim) == ["a", "b", "c"]
-    assert (claim.shard, claim.seq, claim.claims, claim.failures, claim.drained, claim.owner) == (
-        (0, 1, 1, 0, False, "me")
-    )
+    assert (claim.shard, claim.seq, claim.claims, claim.failures, claim.owner) == (0, 1, 1, 0, "me")
 
 
 def test_a_frozen_batch_is_returned_unchanged_until_it_is_acknowledged(make_buffer: MakeBuffer) -> None:
@@ -30,7 +28,6 @@ def test_a_frozen_batch_is_returned_unchanged_until_it_is_acknowledged(make_buff
     accept(buffer, "cdef")
     again = claimed(buffer)
     assert (again.id, again.seq, again.messages) == (first.id, first.seq, first.messages)
-    assert (first.drained, again.drained) == (True, False)
     assert again.claims == 2
     assert buffer.acknowledge(again, settled(again), 1)
     following = claimed(buffer)
@@ -57,15 +54,6 @@ def test_a_batch_holds_only_as_many_bytes_as_it_may_but_at_least_one_event(make_
         sizes.append(len(claim.messages))
         assert make_buffer().acknowledge(claim, settled(claim), claim.seq)
     assert sizes == [1, 2, 4]
-
-
-@pytest.mark.parametrize(("accepted", "drained"), [(2, True), (3, False)])
-def test_a_batch_says_whether_anything_is_queued_behind_it(
-    make_buffer: MakeBuffer, *, accepted: int, drained: bool
-) -> None:
-    buffer = make_buffer(batch_size=2)
-    accept(buffer, "abc"[:accepted])
-    assert claimed(buffer).drained is drained
 
 
 # --- lease ------------------------------------------------------------------------------------------------------------

@@ -173,17 +173,19 @@ def test_when_the_buffer_went_back_in_time_known_events_are_skipped(
     assert ledger(database)[-1] == (4, ["e2", "new", "e3"], 1, 0)
 
 
-@pytest.mark.parametrize("drained", [False, True])
-def test_after_that_events_are_looked_up_until_the_buffer_was_drained(
-    make_store: MakeStore, database: psycopg.Connection[Any], *, drained: bool
+def test_after_that_events_are_looked_up_for_as_long_as_one_may_come_back(
+    make_store: MakeStore, database: psycopg.Connection[Any]
 ) -> None:
     store = make_store()
     for number in (1, 2, 3):
         store.apply(batch_of([event(f"e{number}")], number))
-    store.apply(batch_of([event("e2")], 4, seq=2, drained=drained))
-    following = store.apply(batch_of([event("e3"), event("new")], 5))
-    assert following.skipped == (0 if drained else 1)
-    assert database.execute("SELECT recheck_from FROM pipeline.shard").fetchone() == (None if drained else 2,)
+    store.apply(batch_of([event("e2")], 4, seq=2))
+    assert store.apply(batch_of([event("e3"), event("new")], 5)).skipped == 1
+    window = "SELECT recheck_from, recheck_to, recheck_until - now() BETWEEN '23 h' AND '24 h' FROM pipeline.shard"
+    assert database.execute(window).fetchone() == (2, 3, True)
+    database.execute("UPDATE pipeline.shard SET recheck_until = now()")
+    assert store.apply(batch_of([event("new"), event("e3")], 6)).skipped == 0
+    assert database.execute("SELECT recheck_from FROM pipeline.shard").fetchone() == (None,)
 
 
 def test_when_the_database_went_back_in_time_it_is_said_and_counted(

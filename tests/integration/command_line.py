@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,13 +147,14 @@ class Terminal:
 
         CPython may miss a Ctrl-C that comes in the instant before ``input()`` waits, until the next one.
         """
-        until = time.monotonic() + SECONDS
-        while self._process.poll() is None and time.monotonic() < until:
-            with suppress(OSError):  # EIO: it has just ended
-                self.type(text)
-            select.select([self._ours], [], [], 0.2)
-            with suppress(TimeoutError):
-                self._read(time.monotonic() + 0.2)
+        for _ in range(5):
+            self.type(text)
+            try:
+                while self._read(time.monotonic() + 5.0):
+                    pass
+            except TimeoutError:
+                continue
+            break
         return self.end()
 
     def end(self) -> int:

@@ -3,9 +3,9 @@
 -- KEYS  1 events list   2 batch list   3 shard hash   4 lease   5 paused hash   6 parked list   7 resumed list   8 held set
 -- ARGV  1 owner   2 lease in milliseconds   3 most events   4 most bytes   5 id for a new batch
 -- Returns {'busy'} | {'resting', milliseconds} | {'empty', paused}
---         | {'batch', id, seq, claims, failures, tries, behind, paused, held, message, message, …}
+--         | {'batch', id, seq, claims, failures, tries, paused, held, message, message, …}
 --         paused: {table, milliseconds until it is to be probed, why, …}; held: rows whose events are set aside;
---         behind: pending events that are not in the batch; messages oldest first.
+--         messages oldest first.
 
 local owner = redis.call('GET', KEYS[4])
 if owner and owner ~= ARGV[1] then
@@ -41,7 +41,7 @@ if frozen > 0 then
   reply = { 'batch', state[2], tonumber(state[3]), claims, tonumber(state[4] or 0), tonumber(state[5] or 0) }
   local messages = redis.call('LRANGE', KEYS[2], 0, -1)
   for i = frozen, 1, -1 do
-    reply[#messages - i + 10] = messages[i]
+    reply[#messages - i + 9] = messages[i]
   end
 else
   -- What was set aside comes back before anything newer: first what is on its way back already, then the rest.
@@ -62,7 +62,7 @@ else
     end
     taken = taken + 1
     room = room - #message
-    reply[taken + 9] = message
+    reply[taken + 8] = message
   end
   if taken == 0 then
     redis.call('DEL', KEYS[4])
@@ -73,8 +73,7 @@ else
   redis.call('HDEL', KEYS[3], 'failures', 'tries', 'due', 'error')
   reply[2], reply[3], reply[4], reply[5], reply[6] = ARGV[5], seq, 1, 0, 0
 end
-reply[7] = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[6]) + redis.call('LLEN', KEYS[7])
-reply[8] = paused
-reply[9] = redis.call('SMEMBERS', KEYS[8])
+reply[7] = paused
+reply[8] = redis.call('SMEMBERS', KEYS[8])
 redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[2])
 return reply

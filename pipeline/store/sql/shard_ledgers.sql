@@ -1,7 +1,7 @@
 -- What the ledger says of every shard, with its dead letters.
 SELECT shard.shard,
        shard.seq,
-       shard.recheck_from IS NOT NULL AS rechecking,
+       shard.recheck_from IS NOT NULL AND shard.recheck_until > now() AS rechecking,
        shard.store_gaps,
        (SELECT count(*)
         FROM pipeline.dead_letter
