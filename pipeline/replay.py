@@ -2,7 +2,7 @@
 
 Law L8: a replayed dead letter does not overwrite what a newer write has set, unless forced. An ``insert`` and an
 ``add`` cannot overwrite anything (an ``add`` to a row that was deleted meanwhile makes it anew). A ``set``, ``max``,
-``min`` or ``delete`` could, and so far nothing records whether a newer write has touched its row; so it needs ``force``.
+``min`` or ``delete`` could, and nothing records yet whether a newer write has touched its row: so it needs ``force``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Celery
+from celery.signals import celeryd_init
 from kombu import Queue
 
 from pipeline import Pipeline
@@ -13,6 +16,9 @@ __all__ = ["app", "pipeline"]
 
 pipeline = Pipeline(CONFIG)
 
+OWN_QUEUES = (CONFIG.namespace, f"{CONFIG.namespace}.control")
+SHARD_QUEUES = tuple(f"{CONFIG.namespace}.events.{{{shard}}}" for shard in range(CONFIG.shards))
+
 app = Celery("pipeline", broker=CONFIG.broker_url)
 app.conf.update(
     task_serializer="json",
@@ -20,7 +26,7 @@ app.conf.update(
     result_serializer="json",
     task_ignore_result=True,
     task_default_queue=CONFIG.namespace,
-    task_queues=[Queue(CONFIG.namespace), Queue(f"{CONFIG.namespace}.control")],
+    task_queues=[Queue(name) for name in (*OWN_QUEUES, *SHARD_QUEUES)],
     task_create_missing_queues=True,
     worker_prefetch_multiplier=1,
     worker_send_task_events=True,
@@ -31,3 +37,10 @@ app.conf.update(
     beat_max_loop_interval=CONFIG.flush_interval_seconds,
 )
 register(app, pipeline)
+
+
+@celeryd_init.connect
+def leave_the_shard_queues_to_the_flush(options: dict[str, Any] | None = None, **_: Any) -> None:
+    """The app knows the shard queues so that Flower shows their depth; a worker without ``-Q`` does not take them."""
+    if not (options or {}).get("queues"):
+        app.amqp.queues.select(list(OWN_QUEUES))

@@ -1,7 +1,7 @@
 """The key space in Redis. This module spells every key; the scripts get all of theirs through KEYS.
 
 ``{n}`` is the number of the shard in braces, which makes it the hash tag of Redis Cluster: all keys of a shard live in
-one slot, so one script may touch them.
+one slot. (The write script also takes the control queue, which does not: on a cluster that must go.)
 
 =====================================  ======  =========================================================================
 key                                    type    what it holds

@@ -75,6 +75,7 @@ class Application:
         catalog: Catalog,
         plans: dict[tuple[int, Shape], Plan],
         probe: Probe,
+        stages: set[str],
         recheck_seconds: float,
     ) -> None:
         self._recheck_seconds = recheck_seconds
@@ -87,13 +88,14 @@ class Application:
         self._looked_again = False
         self._tables: dict[int, Table] = {}
         self._names: dict[int, str] = {}
-        self._writer = BulkWriter(connection, self._tables, plans)
+        self._writer = BulkWriter(connection, self._tables, plans, stages)
         self._rows = 0
         self._savepoints = 0
 
     def run(self) -> Applied:
         """Apply the batch and commit; see `pipeline.ports.Store.apply`."""
         batch = self._batch
+        self._writer.make_room()
         self._connection.execute(_BEGIN)
         ledger = self._lock()
         if ledger is None:

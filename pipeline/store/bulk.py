@@ -25,7 +25,7 @@ from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
 from pipeline.store.text import Unfit, array_text, copy_rows, text_of
 
-__all__ = ["BulkWriter", "MissingColumn", "Plan", "Shape"]
+__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "Plan", "Shape"]
 
 
 class Shape(NamedTuple):
@@ -44,23 +44,44 @@ class Plan(NamedTuple):
     create: sql.Composed
     copy: sql.Composed
     run: sql.Composed
+    single: bytes
+
+
+MAX_STAGES: Final = 64
+"""Temporary tables of a session. Each holds a lock and is truncated at every commit; thousands would exhaust both."""
+
+_PARAMETER: Final = "\x00"
 
 
 class BulkWriter:
     """Writes waves on one connection, inside the transaction that the caller has open.
 
-    Temporary tables live as long as the session, so that a steady load does not churn the catalog.
+    Temporary tables (``stages``, their names) live as long as the session, so that a steady load does not churn the
+    catalog. Rows of a shape for which there is no room any more are written one by one.
     """
 
     def __init__(
-        self, connection: psycopg.Connection[Any], tables: Mapping[int, Table], plans: dict[tuple[int, Shape], Plan]
+        self,
+        connection: psycopg.Connection[Any],
+        tables: Mapping[int, Table],
+        plans: dict[tuple[int, Shape], Plan],
+        stages: set[str],
     ) -> None:
         self._connection = connection
         self._tables = tables
         self._plans = plans
+        self._stages = stages
         self._used: set[str] = set()
         self.at: Table | None = None
         """The table that is being written, or was last."""
+
+    def make_room(self) -> None:
+        """Outside of a transaction: drop the temporary tables if there is no room for more."""
+        if len(self._stages) >= MAX_STAGES:
+            self._connection.execute("DISCARD TEMP")
+            self._stages.clear()
+        if len(self._plans) > 16 * MAX_STAGES:
+            self._plans.clear()
 
     def write(self, waves: Sequence[Wave]) -> int:
         """Write ``waves`` in order and return the number of rows that were written or deleted.
@@ -93,8 +114,14 @@ class BulkWriter:
         plan = self._plans.get((table.oid, shape))
         if plan is None:
             plan = self._plans[table.oid, shape] = _plan(table, shape)
-        data = copy_rows(_texts(table, shape, operation) for operation in operations)
+        texts = (_texts(table, shape, operation) for operation in operations)
+        if plan.stage not in self._stages and len(self._stages) >= MAX_STAGES:
+            with self._connection.cursor() as cursor:
+                cursor.executemany(plan.single, list(texts))
+                return cursor.rowcount
+        data = copy_rows(texts)
         self._connection.execute(plan.create)
+        self._stages.add(plan.stage)
         if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
             self._connection.execute(plan.clear)
         self._used.add(plan.stage)
@@ -188,7 +215,7 @@ def _text(value: Any, column: Column) -> str | None:
     return None if value is None else text_of(value, column)
 
 
-def _texts(table: Table, shape: Shape, operation: Operation) -> Iterable[str | None]:
+def _texts(table: Table, shape: Shape, operation: Operation) -> Sequence[str | None]:
     columns = table.columns
     texts = [_text(operation.key[name], columns[name]) for name in shape.key]
     if isinstance(operation, Upsert):
@@ -222,12 +249,19 @@ def _plan(table: Table, shape: Shape) -> Plan:
     fingerprint = blake2b(f"{table.oid} {definition.as_string()}".encode(), digest_size=8).hexdigest()
     name = f"pipeline_stage_{fingerprint}"
     stage = sql.Identifier("pg_temp", name)
+    statement = _delete if shape.deletes else _merge
+    one = _COMMA.join(
+        sql.Composed([sql.SQL(_PARAMETER + "::"), type_, sql.SQL(" AS "), sql.Identifier(name)])
+        for name, type_ in zip(names, types, strict=True)
+    )
+    single = statement(table, shape, sql.Composed([sql.SQL("(SELECT "), one, sql.SQL(")")])).as_string()
     return Plan(
         stage=name,
         clear=sql.SQL("DELETE FROM {}").format(stage),
         create=sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(stage, definition),
         copy=sql.SQL("COPY {} ({}) FROM STDIN").format(stage, _names(names)),
-        run=_delete(table, shape, stage) if shape.deletes else _merge(table, shape, stage),
+        run=statement(table, shape, stage),
+        single=single.replace("%", "%%").replace(_PARAMETER, "%s").encode(),
     )
 
 
@@ -245,13 +279,13 @@ def _match(shape: Shape) -> sql.Composed:
     return sql.SQL(" AND ").join(sql.SQL("target.{0} = stage.{0}").format(sql.Identifier(name)) for name in shape.key)
 
 
-def _delete(table: Table, shape: Shape, stage: sql.Identifier) -> sql.Composed:
+def _delete(table: Table, shape: Shape, stage: sql.Composable) -> sql.Composed:
     return sql.SQL("DELETE FROM {} AS target USING {} AS stage WHERE {}").format(
         sql.Identifier(table.schema, table.name), stage, _match(shape)
     )
 
 
-def _merge(table: Table, shape: Shape, stage: sql.Identifier) -> sql.Composed:
+def _merge(table: Table, shape: Shape, stage: sql.Composable) -> sql.Composed:
     updates = [
         sql.SQL("{} = {}").format(
             sql.Identifier(name), _result(name, verb, sql.Composed([sql.SQL("target."), sql.Identifier(name)]), many)

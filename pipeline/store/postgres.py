@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -34,6 +35,7 @@ class PostgresStore:
         self._recheck_seconds = config.dedupe_window_seconds
         self._probe = probe
         self._catalog = Catalog()
+        self._stages: WeakKeyDictionary[psycopg.Connection[Any], set[str]] = WeakKeyDictionary()
         self._plans: dict[tuple[int, Shape], Plan] = {}
 
     def apply(self, batch: Batch) -> Applied:
@@ -70,6 +72,7 @@ class PostgresStore:
                         catalog=self._catalog,
                         plans=self._plans,
                         probe=self._probe,
+                        stages=self._stages.setdefault(connection, set()),
                         recheck_seconds=self._recheck_seconds,
                     )
                     return run(application)

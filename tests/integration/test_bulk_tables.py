@@ -362,3 +362,20 @@ def test_a_batch_with_many_shapes_and_tables_writes_each_row_once(scene: Scene, 
     assert (report.events, report.rows, report.dead) == (200, 20, 0)
     total = sum(scene.sql(f"SELECT coalesce(sum(n), 0) FROM t{number}")[0][0] for number in range(5))
     assert total == (200 if "add" in change else 20)
+
+
+def test_more_shapes_than_a_session_has_room_for_are_written_all_the_same(scene: Scene) -> None:
+    columns = [f"c{n}" for n in range(12)]
+    defined = ", ".join(f"{name} numeric(9, 2) DEFAULT length('50%%') - 3" for name in columns)
+    scene.sql(f"CREATE TABLE wide (id int PRIMARY KEY, {defined})")
+    pipeline = scene.pipeline()
+    shapes = [[name for bit, name in enumerate(columns) if number >> bit & 1] for number in range(200)]
+    for _ in range(2):
+        pipeline.write_many(Change("wide", {"id": n}, add=dict.fromkeys(shape, 1.25)) for n, shape in enumerate(shapes))
+        drain(pipeline)
+    assert dead(pipeline) == []
+    (sums,) = scene.sql("SELECT " + ", ".join(f"sum({name})" for name in columns) + " FROM wide")
+    assert sums == tuple(sum(2.5 for shape in shapes if name in shape) + 200 for name in columns)
+    pipeline.write_many(Change("wide", {"id": n}, delete=True) for n in range(200))
+    drain(pipeline)
+    assert scene.sql("SELECT count(*) FROM wide") == [(0,)]

@@ -6,8 +6,8 @@ CREATE TABLE pipeline.shard (
     seq          bigint      NOT NULL DEFAULT 0,  -- of the last applied batch
     batch_id     uuid,                            -- of the last applied batch
     recheck_from bigint,                          -- Redis went back in time: look up event ids from this batch
-    recheck_to   bigint,                          -- … to this one
-    recheck_until timestamptz,                    -- … until then
+    recheck_to   bigint,                          -- to this one
+    recheck_until timestamptz,                    -- and until then
     store_gaps   integer     NOT NULL DEFAULT 0,  -- times this database was found older than Redis
     applied_at   timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (namespace, shard)
