@@ -117,7 +117,7 @@ class Flusher:
 
     def _apply(self, claim: Claimed, report: FlushReport) -> FlushReport:
         """Apply a claimed batch; the report's ``end`` stays `End.EMPTY` if the flush may go on."""
-        verdict = judge_crash(claim.claims, claim.failures, len(claim.messages))
+        verdict = judge_crash(claim.begun, claim.failures, len(claim.messages))
         if isinstance(verdict, Halve):
             log.warning("shard %d: batch %s keeps dying with its worker, halving it", claim.shard, claim.id)
             self._buffer.halve(claim, crashes_inherited(len(claim.messages)))
@@ -136,7 +136,7 @@ class Flusher:
             paused=bool(claim.paused),
         )
         try:
-            applied = self._store.apply(batch)
+            applied = self._store.apply(batch, lambda: self._buffer.begin(claim))
         except ApplyFailed as error:
             return self._failed(claim, entries, error, report)
         except BaseException as error:  # a bug, or a stop: without a word of it this would look like a crash
@@ -175,7 +175,7 @@ class Flusher:
         verdict = judge_failure(meaning, claim.failures + 1, len(claim.messages), self._retry, self._draw())
         match verdict:
             case Leave():
-                self._buffer.leave(claim)
+                self._buffer.release(claim.shard, claim.owner)
                 return _ended(report, End.BUSY)
             case Halve():
                 log.warning("shard %d: batch %s halved: %s", claim.shard, claim.id, text)

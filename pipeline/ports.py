@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -32,7 +32,13 @@ __all__ = [
     "ShardState",
     "Store",
     "Written",
+    "nothing",
 ]
+
+
+def nothing() -> None:
+    """Do nothing."""
+
 
 # --- writing
 # ------------------------------------------------------------------------------------------------------------
@@ -97,16 +103,16 @@ class PausedTable(msgspec.Struct, frozen=True):
 class Claimed(msgspec.Struct, frozen=True):
     """A frozen batch: ``messages`` are its events, oldest first.
 
-    Until it is acknowledged, every claim of the shard returns the same batch. ``claims`` counts how often it has been
-    claimed under this id (this time included), ``failures`` how often an error was recorded, ``tries`` how many of
-    these were of a kind that is tried a bounded number of times.
-    ``held`` are rows (``table:identity``) whose earlier events are set aside.
+    Until it is acknowledged, every claim of the shard returns the same batch. ``begun`` counts how often a
+    flusher has begun to write it under this id, ``failures`` how often an error was recorded, ``tries`` how many of
+    these were of a kind that is tried a bounded number of times. ``held`` are rows (``table:identity``) whose earlier
+    events are set aside.
     """
 
     shard: int
     id: str
     seq: int
-    claims: int
+    begun: int
     failures: int
     messages: Sequence[bytes]
     owner: str = ""
@@ -153,7 +159,7 @@ class ShardState(msgspec.Struct, frozen=True):
     frozen: int
     oldest_ms: int | None
     batch_id: str | None
-    claims: int
+    begun: int
     failures: int
     error: str | None
     due_ms: int | None
@@ -194,8 +200,8 @@ class Buffer(Protocol):
         """Record a failure of the frozen batch and let it rest; ``bounded``: it counts as one of its ``tries``."""
         ...
 
-    def leave(self, batch: Claimed) -> None:
-        """Leave the batch to another flusher: the claim does not count, and its lease is given up."""
+    def begin(self, batch: Claimed) -> None:
+        """Note that the batch is about to be written: a flusher that is not heard of again died over it."""
         ...
 
     def halve(self, batch: Claimed, crashes: int) -> bool:
@@ -281,8 +287,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
 class Store(Protocol):
     """The part that lives in PostgreSQL."""
 
-    def apply(self, batch: Batch) -> Applied:
+    def apply(self, batch: Batch, begin: Callable[[], None] = nothing) -> Applied:
         """Write a batch and its dead letters exactly once, in one transaction.
+
+        ``begin`` is called once, when the shard is locked and before anything is written: what happens from then on may
+        be the batch's fault.
 
         Raises `pipeline.errors.ApplyFailed` when nothing was committed and the batch must be tried again.
         """

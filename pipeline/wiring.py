@@ -288,7 +288,7 @@ def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) 
         pending=state.queued + state.frozen + state.parked,
         frozen=state.frozen,
         oldest_age=None if oldest is None else round(max(0.0, now_ms - oldest) / 1000, 3),
-        attempts=state.claims,
+        attempts=state.begun,
         failures=state.failures,
         next_try=None if state.due_ms is None else round(max(0.0, state.due_ms - now_ms) / 1000, 3),
         error=state.error,

@@ -27,7 +27,7 @@ FORMAT: Final = "1"
 """The version of the key space and of the message format. Clients of another version are refused."""
 
 _SCRIPTS: Final = (
-    "write", "claim", "acknowledge", "fail", "leave", "halve", "pause", "resume", "release", "want",
+    "write", "claim", "acknowledge", "fail", "begin", "halve", "pause", "resume", "release", "want",
 )  # fmt: skip
 
 _WANTED_AGAIN_MS: Final = 5_000
@@ -222,12 +222,12 @@ class RedisBuffer:
                 return Empty(paused_tables(paused))
             case [b"resting", milliseconds]:
                 return Resting(milliseconds / 1000)
-            case [b"batch", batch_id, seq, claims, failures, tries, paused, held, *messages]:
+            case [b"batch", batch_id, seq, begun, failures, tries, paused, held, *messages]:
                 return Claimed(
                     shard=shard,
                     id=batch_id.decode(),
                     seq=seq,
-                    claims=claims,
+                    begun=begun,
                     failures=failures,
                     messages=messages,
                     owner=owner,
@@ -266,10 +266,9 @@ class RedisBuffer:
         args = [batch.id, round(rest_seconds * 1000), error, batch.owner, int(bounded)]
         self._run("fail", [names.state, names.lease], args)
 
-    def leave(self, batch: Claimed) -> None:
-        """See `pipeline.ports.Buffer.leave`."""
-        names = self._keys.shards[batch.shard]
-        self._run("leave", [names.state, names.lease], [batch.id, batch.owner])
+    def begin(self, batch: Claimed) -> None:
+        """See `pipeline.ports.Buffer.begin`."""
+        self._run("begin", [self._keys.shards[batch.shard].state], [batch.id])
 
     def halve(self, batch: Claimed, crashes: int) -> bool:
         """See `pipeline.ports.Buffer.halve`."""

@@ -80,7 +80,7 @@ def shard_state(shard: int, reply: list[Any]) -> ShardState:
         frozen=frozen,
         oldest_ms=min(filter(None, map(accepted_ms, oldest)), default=None),
         batch_id=state.get("batch_id"),
-        claims=number("claims"),
+        begun=number("begun"),
         failures=number("failures"),
         error=state.get("error"),
         due_ms=number("due") or None,

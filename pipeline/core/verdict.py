@@ -41,12 +41,12 @@ _TIMEOUTS: Final = 2
 """A batch that ran into the statement timeout this often is halved."""
 
 
-def judge_crash(claims: int, failures: int, events: int) -> Halve | Bury | None:
-    """What to do with a batch before it is tried: has it been claimed again and again without any word of an error?
+def judge_crash(begun: int, failures: int, events: int) -> Halve | Bury | None:
+    """What to do with a batch before it is tried: has it been begun again and again without any word of an error?
 
-    ``claims`` counts this claim too. ``None``: go on.
+    A flusher that hangs or is cut off before it has begun to write says nothing about the batch. ``None``: go on.
     """
-    crashes = claims - 1 - failures
+    crashes = begun - failures
     if crashes < _CRASHES:
         return None
     if events > 1:

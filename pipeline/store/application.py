@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -92,7 +92,7 @@ class Application:
         self._rows = 0
         self._savepoints = 0
 
-    def run(self) -> Applied:
+    def run(self, begin: Callable[[], None]) -> Applied:
         """Apply the batch and commit; see `pipeline.ports.Store.apply`."""
         batch = self._batch
         self._writer.make_room()
@@ -100,6 +100,7 @@ class Application:
         ledger = self._lock()
         if ledger is None:
             return self._applied_before()
+        begin()
         self._probe(Step.LOCKED)
         seq, window, warning = self._place(ledger)
         here = [position for position in range(len(batch.entries)) if position not in batch.aside]

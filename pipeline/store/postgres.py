@@ -14,7 +14,7 @@ from pipeline.config import Config
 from pipeline.core.change import Event
 from pipeline.core.failure import Meaning, classify
 from pipeline.errors import ApplyFailed
-from pipeline.ports import Applied, Batch
+from pipeline.ports import Applied, Batch, nothing
 from pipeline.store.application import Application, text_of_error
 from pipeline.store.bulk import MissingColumn, Plan, Shape
 from pipeline.store.catalog import Catalog
@@ -38,15 +38,23 @@ class PostgresStore:
         self._stages: WeakKeyDictionary[psycopg.Connection[Any], set[str]] = WeakKeyDictionary()
         self._plans: dict[tuple[int, Shape], Plan] = {}
 
-    def apply(self, batch: Batch) -> Applied:
+    def apply(self, batch: Batch, begin: Callable[[], None] = nothing) -> Applied:
         """See `pipeline.ports.Store.apply`."""
+        first = iter([begin])
+
+        def begin_once() -> None:
+            next(first, nothing)()
+
+        def run(application: Application) -> Applied:
+            return application.run(begin_once)
+
         try:
-            return self._run(batch, Application.run)
+            return self._run(batch, run)
         except ApplyFailed as error:
             if error.meaning != Meaning.SYSTEMIC:
                 raise
             self._forget()  # the schema seems wrong, or our copy of it is old: look again, once
-        return self._run(batch, Application.run)
+        return self._run(batch, run)
 
     def probe(self, event: Event, *, paused: bool) -> str | None:
         """See `pipeline.ports.Store.probe`."""

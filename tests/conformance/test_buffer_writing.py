@@ -100,7 +100,7 @@ def test_states_tell_what_is_pending(make_buffer: MakeBuffer) -> None:
     assert (queued.queued, queued.frozen, queued.accepted) == (3, 0, 3)
     claim = claimed(buffer)
     frozen = buffer.states()[0]
-    assert (frozen.queued, frozen.frozen, frozen.batch_id, frozen.claims, frozen.leased) == (1, 2, claim.id, 1, True)
+    assert (frozen.queued, frozen.frozen, frozen.batch_id, frozen.begun, frozen.leased) == (1, 2, claim.id, 0, True)
     assert frozen.oldest_ms == queued.oldest_ms
     buffer.fail(claim, "no luck", 60)
     failed = buffer.states()[0]

@@ -97,7 +97,7 @@ def test_a_flush_that_is_killed_twice_neither_loses_nor_doubles(
 def test_a_batch_that_is_halved_because_its_workers_died_is_applied_once(scene: Scene) -> None:
     pipeline = prepare(scene)
     for _ in range(3):
-        assert in_child(scene.config(**SETTINGS), die_at(Step.CLAIMED), drain) == KILLED
+        assert in_child(scene.config(**SETTINGS), die_at(Step.LOCKED), drain) == KILLED
     assert in_child(scene.config(**SETTINGS), die_at(Step.HALVED), drain) == KILLED
     drain(pipeline)
     check(scene, pipeline)

@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 from pipeline import Change
-from tests.integration.scene import Scene, dead
+from tests.conformance.lane import claimed
+from tests.integration.scene import Scene, dead, drain
 
 EVENTS = 16
 # Workers, one after the other, until nothing is pending. Each is a process, and KILLER ends it while it is applied.
@@ -24,10 +25,13 @@ class Deadly:
     def __init__(self):
         self.store = PostgresStore(Sessions(config), config)
 
-    def apply(self, batch):
-        if batch.bury is None and any(entry.id == killer for entry in batch.entries):
-            os._exit(9)
-        return self.store.apply(batch)
+    def apply(self, batch, begin):
+        def begin_and_die():
+            begin()
+            if batch.bury is None and any(entry.id == killer for entry in batch.entries):
+                os._exit(9)
+
+        return self.store.apply(batch, begin_and_die)
 
 def work():
     flusher = Flusher(RedisBuffer(connect(config), config), Deadly(), config, time.monotonic, random.random)
@@ -69,3 +73,15 @@ def test_an_event_that_kills_its_worker_is_the_only_one_that_is_buried(scene: Sc
         ([n for n in range(EVENTS) if n != 10], EVENTS - 1)
     ]
     assert int(workers.stdout) <= 3 * 5  # three for each of log2(16) halvings and for the event alone
+
+
+def test_flushers_that_vanish_before_they_write_put_the_blame_on_nobody(scene: Scene) -> None:
+    scene.sql("CREATE TABLE t (id int PRIMARY KEY)")
+    pipeline = scene.pipeline()
+    pipeline.write("t", {"id": 1})
+    for n in range(10):  # lost replies, hung connections: each has claimed the batch, and is never heard of again
+        claimed(scene.buffer(), f"vanished {n}")
+        scene.redis.delete(scene.keys.lease)
+    drain(pipeline)
+    assert dead(pipeline) == []
+    assert scene.sql("SELECT id FROM t") == [(1,)]

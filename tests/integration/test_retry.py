@@ -311,6 +311,13 @@ def test_an_error_that_nobody_knows_is_tried_and_then_buried(scene: Scene) -> No
 # --- workers die ------------------------------------------------------------------------------------------------------
 
 
+def die_over_a_batch(scene: Scene) -> None:
+    """What a worker leaves that is killed while it writes."""
+    buffer = scene.buffer()
+    buffer.begin(claimed(buffer, "dead"))
+    scene.redis.delete(scene.keys.lease)
+
+
 def test_a_batch_that_saw_workers_die_is_halved_and_no_event_of_it_is_buried_untried(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -319,8 +326,7 @@ def test_a_batch_that_saw_workers_die_is_halved_and_no_event_of_it_is_buried_unt
     for page in range(8):
         view(pipeline, page)
     for _ in range(3):  # workers were killed by a deployment, not by an event
-        claimed(scene.buffer(), "dead")
-        scene.redis.delete(scene.keys.lease)
+        die_over_a_batch(scene)
     with caplog.at_level(logging.WARNING, "pipeline"):
         report = drain(pipeline)
     assert (report.events, report.dead, report.batches) == (8, 0, 2)
@@ -333,8 +339,7 @@ def test_a_single_event_that_saw_workers_die_is_buried_untried(scene: Scene) -> 
     pipeline = scene.pipeline()
     view(pipeline)
     for _ in range(3):
-        claimed(scene.buffer(), "dead")
-        scene.redis.delete(scene.keys.lease)
+        die_over_a_batch(scene)
     assert drain(pipeline).dead == 1
     assert [letter.reason for letter in dead(pipeline)] == [
         "the worker died 3 times while it applied this event alone",

@@ -80,26 +80,26 @@ def test_however_many_failures_there_were_the_delay_is_finite(failures: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("claims", "failures", "events", "verdict"),
+    ("begun", "failures", "events", "verdict"),
     [
-        (1, 0, 5000, None),
-        (2, 1, 5000, None),  # the last claim ended with an error, and not with a dead worker
-        (3, 0, 5000, None),
-        (4, 0, 5000, Halve()),
-        (4, 1, 5000, None),
-        (5, 1, 5000, Halve()),
-        (4, 0, 2, Halve()),
-        (100, 99, 1, None),
+        (0, 0, 5000, None),
+        (1, 1, 5000, None),  # it ended with an error, and not with a dead worker
+        (2, 0, 5000, None),
+        (3, 0, 5000, Halve()),
+        (3, 1, 5000, None),
+        (4, 1, 5000, Halve()),
+        (3, 0, 2, Halve()),
+        (99, 99, 1, None),
     ],
 )
 def test_a_batch_that_keeps_taking_its_worker_along_is_halved(
-    claims: int, failures: int, events: int, verdict: object
+    begun: int, failures: int, events: int, verdict: object
 ) -> None:
-    assert judge_crash(claims, failures, events) == verdict
+    assert judge_crash(begun, failures, events) == verdict
 
 
 def test_an_event_that_keeps_killing_its_worker_alone_is_buried() -> None:
-    verdict = judge_crash(4, 0, 1)
+    verdict = judge_crash(3, 0, 1)
     assert isinstance(verdict, Bury)
     assert "died 3 times" in verdict.reason
 
@@ -109,7 +109,7 @@ def claims_until_buried(events: int) -> int:
     crashes, total = 0, 0
     while True:
         total += 1
-        match judge_crash(crashes + 1, 0, events):
+        match judge_crash(crashes, 0, events):
             case Bury():
                 return total
             case Halve():

@@ -57,6 +57,6 @@ if left > 0 then
 else
   redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[2], 'seq', ARGV[4])
-  redis.call('HDEL', KEYS[2], 'batch_id', 'batch_seq', 'claims', 'failures', 'due', 'error')
+  redis.call('HDEL', KEYS[2], 'batch_id', 'batch_seq', 'begun', 'failures', 'due', 'error')
 end
 return left

@@ -3,7 +3,7 @@
 -- KEYS  1 events list   2 batch list   3 shard hash   4 lease   5 paused hash   6 parked list   7 resumed list   8 held set
 -- ARGV  1 owner   2 lease in milliseconds   3 most events   4 most bytes   5 id for a new batch
 -- Returns {'busy'} | {'resting', milliseconds} | {'empty', paused}
---         | {'batch', id, seq, claims, failures, tries, paused, held, message, message, …}
+--         | {'batch', id, seq, begun, failures, tries, paused, held, message, message, …}
 --         paused: {table, milliseconds until it is to be probed, why, …}; held: rows whose events are set aside;
 --         messages oldest first.
 
@@ -31,14 +31,14 @@ end
 local reply = { 'batch' }
 local frozen = redis.call('LLEN', KEYS[2])
 if frozen > 0 then
-  local state = redis.call('HMGET', KEYS[3], 'due', 'batch_id', 'batch_seq', 'failures', 'tries')
+  local state = redis.call('HMGET', KEYS[3], 'due', 'batch_id', 'batch_seq', 'failures', 'tries', 'begun')
   local rest = tonumber(state[1] or 0) - now
   if rest > 0 then
     redis.call('DEL', KEYS[4])
     return { 'resting', rest }
   end
-  local claims = redis.call('HINCRBY', KEYS[3], 'claims', 1)
-  reply = { 'batch', state[2], tonumber(state[3]), claims, tonumber(state[4] or 0), tonumber(state[5] or 0) }
+  local begun, failures, tries = tonumber(state[6] or 0), tonumber(state[4] or 0), tonumber(state[5] or 0)
+  reply = { 'batch', state[2], tonumber(state[3]), begun, failures, tries }
   local messages = redis.call('LRANGE', KEYS[2], 0, -1)
   for i = frozen, 1, -1 do
     reply[#messages - i + 9] = messages[i]
@@ -69,9 +69,9 @@ else
     return { 'empty', paused }
   end
   local seq = tonumber(redis.call('HGET', KEYS[3], 'seq') or 0) + 1
-  redis.call('HSET', KEYS[3], 'batch_id', ARGV[5], 'batch_seq', seq, 'claims', 1)
-  redis.call('HDEL', KEYS[3], 'failures', 'tries', 'due', 'error')
-  reply[2], reply[3], reply[4], reply[5], reply[6] = ARGV[5], seq, 1, 0, 0
+  redis.call('HSET', KEYS[3], 'batch_id', ARGV[5], 'batch_seq', seq)
+  redis.call('HDEL', KEYS[3], 'begun', 'failures', 'tries', 'due', 'error')
+  reply[2], reply[3], reply[4], reply[5], reply[6] = ARGV[5], seq, 0, 0, 0
 end
 reply[7] = paused
 reply[8] = redis.call('SMEMBERS', KEYS[8])

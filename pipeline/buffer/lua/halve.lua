@@ -14,5 +14,5 @@ for _ = keep + 1, held do
   redis.call('LMOVE', KEYS[2], KEYS[1], 'LEFT', 'RIGHT') -- newest first, so that the oldest of them ends up foremost
 end
 local failures = tonumber(redis.call('HGET', KEYS[3], 'failures') or 0)
-redis.call('HSET', KEYS[3], 'batch_id', ARGV[2], 'claims', failures + tonumber(ARGV[3]))
+redis.call('HSET', KEYS[3], 'batch_id', ARGV[2], 'begun', failures + tonumber(ARGV[3]))
 return keep
