@@ -103,6 +103,7 @@ class Application:
         begin()
         self._probe(Step.LOCKED)
         seq, window, warning = self._place(ledger)
+        self._freshen()
         here = [position for position in range(len(batch.entries)) if position not in batch.aside]
         fresh = self._fresh(here, window)
         if batch.bury is not None:
@@ -151,6 +152,12 @@ class Application:
     def table(self) -> str | None:
         """The table that was being written when something went wrong, as its changes spell it."""
         return None if self._writer.at is None else self._names[self._writer.at.oid]
+
+    def _freshen(self) -> None:
+        """See that what the catalog's cache says of the batch's tables is still so."""
+        events = (entry for entry in self._batch.entries if isinstance(entry, Event))
+        if self._catalog.freshen(self._connection, {change.table for event in events for change in event.changes}):
+            self._plans.clear()
 
     # --- once only
 

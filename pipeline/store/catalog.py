@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import psycopg
@@ -51,6 +52,21 @@ class Catalog:
 
     def __init__(self) -> None:
         self._tables: dict[str, Table] = {}
+        self._fingerprints: dict[str, str] = {}
+
+    def freshen(self, connection: psycopg.Connection[Any], names: Iterable[str]) -> bool:
+        """Forget those of the tables ``names`` that have changed since they were read; whether there was one.
+
+        One statement. A changed type, default, index or foreign key makes no error by itself, but wrong rows.
+        """
+        known = [name for name in names if name in self._tables]
+        if not known:
+            return False
+        now = _fingerprints(connection, known)
+        changed = [name for name in known if now.get(name) != self._fingerprints.get(name)]
+        for name in changed:
+            self._tables.pop(name, None)
+        return bool(changed)
 
     def forget(self) -> None:
         """Read everything anew from now on: the schema seems to have changed."""
@@ -66,8 +82,14 @@ class Catalog:
         Raises:
             ApplyFailed: there is no such table, or it is none that can be written in bulk (meaning: systemic).
         """
+        fingerprint = _fingerprints(connection, [name]).get(name, "")
         table = self._tables[name] = _read(connection, name)
+        self._fingerprints[name] = fingerprint
         return table
+
+
+def _fingerprints(connection: psycopg.Connection[Any], names: list[str]) -> dict[str, str]:
+    return dict(connection.execute(statement("catalog_fingerprints"), {"names": names}).fetchall())
 
 
 def _read(connection: psycopg.Connection[Any], name: str) -> Table:

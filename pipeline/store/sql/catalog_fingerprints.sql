@@ -1,0 +1,23 @@
+-- What is known of each table, as a hash: its columns, its indexes and its foreign keys. No row for a table that is gone.
+SELECT wanted.name,
+       md5(concat_ws(
+           '|',
+           pg_class.oid,
+           (SELECT string_agg(
+                       concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attidentity,
+                                 a.attcollation, pg_get_expr(d.adbin, d.adrelid)),
+                       ';' ORDER BY a.attnum)
+            FROM pg_catalog.pg_attribute a
+            LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+            WHERE a.attrelid = pg_class.oid AND a.attnum > 0 AND NOT a.attisdropped),
+           (SELECT string_agg(
+                       concat_ws(',', i.indexrelid, i.indkey::text, i.indisunique, i.indisvalid, i.indimmediate),
+                       ';' ORDER BY i.indexrelid)
+            FROM pg_catalog.pg_index i
+            WHERE i.indrelid = pg_class.oid),
+           (SELECT string_agg(concat_ws(',', k.oid, k.conrelid, k.confrelid, k.confdeltype), ';' ORDER BY k.oid)
+            FROM pg_catalog.pg_constraint k
+            WHERE k.contype = 'f' AND pg_class.oid IN (k.conrelid, k.confrelid))
+       )) AS fingerprint
+FROM unnest(%(names)s::text[]) AS wanted (name)
+JOIN pg_catalog.pg_class ON pg_class.oid = to_regclass(wanted.name)
