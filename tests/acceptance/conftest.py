@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 from celery import Celery
+from kombu import pools
 from pytest_celery import CeleryTestContainer, CeleryTestNode, CeleryTestWorker, RedisTestBackend, RedisTestBroker
 
 if os.environ.get("TEST_NODES", "process") == "docker":
@@ -21,6 +22,7 @@ else:
 @pytest.fixture(scope="module")
 def client(redis_url: str) -> Iterator[Celery]:
     """Any Celery application that sends to the pipeline: it knows the broker and names, and none of our code."""
+    pools.reset()  # kombu keeps connections for the whole process, and other modules restart the server
     app = Celery("client", broker=redis_url, backend=redis_url, set_as_current=False)
     yield app
     app.close()

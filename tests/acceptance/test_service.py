@@ -7,6 +7,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 from pytest_celery import CeleryTestNode, CeleryTestWorker
@@ -159,7 +160,7 @@ def test_the_worker_takes_the_ingress_and_control_queues_and_no_shard_queue(
     def answered() -> bool:
         try:
             replies = client.control.inspect(timeout=5.0).active_queues() or {}
-        except OperationalError:  # a pooled connection that the server has closed meanwhile
+        except (OperationalError, redis.ConnectionError):  # a pooled connection that the server has closed meanwhile
             return False
         found[:] = [{queue["name"] for queue in taken} for taken in replies.values()]
         return bool(found)
