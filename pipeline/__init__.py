@@ -5,6 +5,7 @@ from pipeline.core.change import Change
 from pipeline.errors import (
     ApplyFailed,
     BufferUnavailable,
+    DurabilityNotReached,
     EventTooLarge,
     InvalidEvent,
     InvalidSetting,
@@ -23,6 +24,7 @@ __all__ = [
     "BufferUnavailable",
     "Change",
     "Config",
+    "DurabilityNotReached",
     "EventTooLarge",
     "InvalidEvent",
     "InvalidSetting",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Final, Self, get_type_hints
+from typing import Annotated, Any, Final, Literal, Self, get_args, get_type_hints
 
 import msgspec
 
@@ -17,7 +17,12 @@ from pipeline.core.change import canonical_table
 from pipeline.core.retry import RetryPolicy
 from pipeline.errors import InvalidEvent, InvalidSetting
 
-__all__ = ["Config"]
+__all__ = ["DURABILITIES", "Config", "Durability"]
+
+Durability = Literal["memory", "disk", "replica"]
+"""How safe an event is when its write is answered: in the memory of Redis, fsynced there, or also in a replica."""
+
+DURABILITIES: Final[frozenset[str]] = frozenset(get_args(Durability))
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=315_576_000)]  # ten years: no infinity
@@ -45,6 +50,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         max_event_bytes: most bytes of one event's message [MAX_EVENT_BYTES].
         cache_ttl_seconds: how long a clean cached row lives [CACHE_TTL].
         dedupe_window_seconds: how long an ``event_id`` is remembered [DEDUPE_WINDOW].
+        durability: what a write waits for if it does not say: ``"memory"``, ``"disk"`` or ``"replica"`` [DURABILITY].
+        durability_timeout_seconds: how long a write waits for ``"disk"`` or ``"replica"`` [DURABILITY_TIMEOUT].
         lease_seconds: how long a flusher may work on one batch before another one may look at its shard [LEASE].
         redis_timeout_seconds: for every Redis command [REDIS_TIMEOUT].
         statement_timeout_seconds: for every statement of a flush [STATEMENT_TIMEOUT].
@@ -69,6 +76,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_event_bytes: _Positive = 262_144
     cache_ttl_seconds: _Seconds = 3600.0
     dedupe_window_seconds: _Seconds = 86_400.0
+    durability: Durability = "memory"
+    durability_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 5.0
     lease_seconds: _Seconds = 10.0
     redis_timeout_seconds: _Seconds = 10.0
     statement_timeout_seconds: _Seconds = 30.0

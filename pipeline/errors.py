@@ -7,6 +7,7 @@
     ├── InvalidEvent              a write was refused before anything reached Redis
     │   └── EventTooLarge         … because its message is larger than PIPELINE_MAX_EVENT_BYTES
     ├── PipelineFull              a shard holds as many pending events as it may
+    ├── DurabilityNotReached      an event was accepted, and is less durable than its write asked for
     ├── TopologyMismatch          Redis was set up for another number of shards or format
     ├── BufferUnavailable         Redis could not be reached or refused the command
     └── StoreError                PostgreSQL could not do what was asked
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 __all__ = [
     "ApplyFailed",
     "BufferUnavailable",
+    "DurabilityNotReached",
     "EventTooLarge",
     "InvalidEvent",
     "InvalidSetting",
@@ -40,8 +42,8 @@ __all__ = [
 class PipelineError(Exception):
     """The root of all errors of this package.
 
-    ``receipts`` is filled by ``write_many`` only: what was accepted before the error, one entry per change that was
-    taken, ``None`` where it was not accepted.
+    ``receipts`` is filled by ``write_many`` and by `DurabilityNotReached`: what was accepted before the error, one
+    entry per change that was taken, ``None`` where it was not accepted.
     """
 
     receipts: Sequence[object] = ()
@@ -101,6 +103,32 @@ class PipelineFull(PipelineError):
         )
 
 
+class DurabilityNotReached(PipelineError):
+    """An event was accepted, and is less durable than its write asked for: ``reached`` instead of ``wanted``.
+
+    It stays accepted and will be applied, so do not write it again under another id. To wait once more, repeat the
+    write under the same ``event_id``: a known event is answered when the first one is as durable as asked for, and an
+    event that Redis lost meanwhile is accepted anew. (That takes an ``event_id`` that you gave the first time.)
+
+    ``receipts`` has what was accepted, one entry for each event of the call until it ended; ``None`` where the event
+    was not accepted, or the connection broke and nobody knows. ``problem`` says what is missing, and why.
+    """
+
+    def __init__(self, wanted: str, reached: str, problem: str, receipts: Sequence[object] = ()) -> None:
+        super().__init__(wanted, reached, problem, receipts)
+        self.wanted = wanted
+        self.reached = reached
+        self.problem = problem
+        self.receipts = receipts
+
+    def __str__(self) -> str:
+        accepted = sum(receipt is not None for receipt in self.receipts)
+        return (
+            f"{accepted} accepted event(s) reached durability {self.reached!r}, not {self.wanted!r} ({self.problem}); "
+            "accepted they stay, so repeat the write only under the same event_id"
+        )
+
+
 class TopologyMismatch(PipelineError):
     """Redis was set up for another topology: this client would write where nobody flushes."""
 
@@ -152,11 +180,23 @@ class NotMigrated(StoreError):
 class ApplyFailed(StoreError):
     """A batch could not be applied; nothing of it was committed and it stays frozen in Redis.
 
-    ``meaning`` is the value of a `pipeline.core.failure.Meaning`.
+    ``meaning`` is the value of a `pipeline.core.failure.Meaning`. ``contact`` that of a
+    `pipeline.core.failure.Contact`.
+    ``event``: the id of the event that met the trouble, where that is known.
     """
 
-    def __init__(self, problem: str, sqlstate: str | None, meaning: str, table: str | None = None) -> None:
+    def __init__(  # noqa: PLR0917
+        self,
+        problem: str,
+        sqlstate: str | None,
+        meaning: str,
+        table: str | None = None,
+        contact: str = "kept",
+        event: str | None = None,
+    ) -> None:
         super().__init__(problem, sqlstate)
-        self.args = (problem, sqlstate, meaning, table)
+        self.args = (problem, sqlstate, meaning, table, contact, event)
         self.meaning = meaning
         self.table = table
+        self.contact = contact
+        self.event = event

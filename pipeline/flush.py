@@ -12,11 +12,23 @@ import msgspec
 from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
 from pipeline.core.codec import Malformed, decode
-from pipeline.core.failure import Meaning
+from pipeline.core.failure import Contact, Meaning, classify
 from pipeline.core.retry import delay
-from pipeline.core.verdict import Bury, Halve, Leave, Retry, crashes_inherited, judge_crash, judge_failure
+from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
 from pipeline.errors import ApplyFailed
-from pipeline.ports import Applied, Batch, Buffer, Busy, Claimed, Empty, PausedTable, Resting, Settled, Store
+from pipeline.ports import (
+    Applied,
+    Batch,
+    Buffer,
+    Busy,
+    Claimed,
+    Empty,
+    FailureKind,
+    PausedTable,
+    Resting,
+    Settled,
+    Store,
+)
 from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["End", "FlushReport", "Flusher"]
@@ -28,6 +40,14 @@ _TELLING: Final = frozenset({Meaning.OUTAGE, Meaning.SYSTEMIC, Meaning.BUSY})
 
 _BOUNDED: Final = frozenset({Meaning.PARENT_MISSING, Meaning.UNKNOWN})
 """Errors that are tried ``retry_attempts`` times, and only they count: an outage before uses up no try."""
+
+
+class _Suspected(Exception):
+    """A flusher died over the batch: it is not tried again as a whole."""
+
+
+_PATIENCE: Final = 5
+"""Asking whether PostgreSQL is back takes at most one part in six of a worker process' time."""
 
 
 class End(StrEnum):
@@ -81,6 +101,7 @@ class Flusher:
         self._clock = clock
         self._draw = draw
         self._probe = probe
+        self._ask_again = float("-inf")
 
     def flush_shard(self, shard: int, owner: str, slice_seconds: float | None = None) -> FlushReport:
         """Work on ``shard`` under the name ``owner`` until it is empty, fails, or the time slice is over.
@@ -115,14 +136,50 @@ class Flusher:
                 self._buffer.release(shard, owner)
                 return _ended(report, End.SLICE)
 
+    def due(self, now_ms: float) -> list[int]:
+        """The shards that have something to do now; they count as asked for from now on, so they must be flushed.
+
+        That is: events are pending, nobody is at work, no failed batch rests, and no flush has been asked for lately.
+        A batch that rests because PostgreSQL could not be reached is due as soon as that can be reached again.
+        """
+        states = self._buffer.states()
+        cut_off = [state.shard for state in states if state.unreachable and (state.due_ms or 0) > now_ms]
+        awake = set(cut_off) if cut_off and self._reachable() else set()
+        if awake:
+            self._buffer.wake(cut_off)
+        idle = [
+            state.shard
+            for state in states
+            if (
+                state.queued
+                or state.frozen
+                or (state.parked and not state.paused)  # its flusher died when it had resumed the table
+                or any(table.seconds <= 0 for table in state.paused)
+            )
+            and not state.leased
+            and ((state.due_ms or 0) <= now_ms or state.shard in awake)
+        ]
+        return self._buffer.want(idle) if idle else []
+
+    def _reachable(self) -> bool:
+        """Ask PostgreSQL, unless the answer took long lately: a server that is deaf must not keep the worker busy."""
+        asked = self._clock()
+        if asked < self._ask_again:
+            return False
+        reachable = self._store.reachable()
+        answered = self._clock()
+        self._ask_again = answered + _PATIENCE * (answered - asked)
+        return reachable
+
     def _apply(self, claim: Claimed, report: FlushReport) -> FlushReport:
         """Apply a claimed batch; the report's ``end`` stays `End.EMPTY` if the flush may go on."""
         verdict = judge_crash(claim.begun, claim.failures, len(claim.messages))
-        if isinstance(verdict, Halve):
-            log.warning("shard %d: batch %s keeps dying with its worker, halving it", claim.shard, claim.id)
-            self._buffer.halve(claim, crashes_inherited(len(claim.messages)))
-            self._probe(Step.HALVED)
-            return report
+
+        def begin() -> None:
+            if isinstance(verdict, Halve):  # only now is it known that the batch was not applied after all
+                raise _Suspected
+            self._buffer.begin(claim)
+
         entries = [self._entry(message) for message in claim.messages]
         batch = Batch(
             shard=claim.shard,
@@ -136,7 +193,12 @@ class Flusher:
             paused=bool(claim.paused),
         )
         try:
-            applied = self._store.apply(batch, lambda: self._buffer.begin(claim))
+            applied = self._store.apply(batch, begin)
+        except _Suspected:
+            log.warning("shard %d: a flusher died over batch %s, halving it", claim.shard, claim.id)
+            self._buffer.halve(claim, suspected=True)
+            self._probe(Step.HALVED)
+            return report
         except ApplyFailed as error:
             return self._failed(claim, entries, error, report)
         except BaseException as error:  # a bug, or a stop: without a word of it this would look like a crash
@@ -169,64 +231,83 @@ class Flusher:
         self, claim: Claimed, entries: Sequence[Event | Malformed], error: ApplyFailed, report: FlushReport
     ) -> FlushReport:
         meaning = Meaning(error.meaning)
-        if meaning is Meaning.SYSTEMIC and (sample := _first_of(entries, error.table)) is not None:
+        if meaning is Meaning.SYSTEMIC and (sample := self._sample(claim, entries, error)) is not None:
             return self._pause(claim, sample, error, report)
         text = str(error) if meaning in _TELLING else f"{meaning} (SQLSTATE {error.sqlstate})"
-        verdict = judge_failure(meaning, claim.failures + 1, len(claim.messages), self._retry, self._draw())
+        failures = max(claim.begun, claim.failures) + 1
+        verdict = judge_failure(meaning, failures, len(claim.messages), self._retry, self._draw())
         match verdict:
             case Leave():
                 self._buffer.release(claim.shard, claim.owner)
                 return _ended(report, End.BUSY)
             case Halve():
                 log.warning("shard %d: batch %s halved: %s", claim.shard, claim.id, text)
-                self._buffer.halve(claim, crashes=0)
+                self._buffer.halve(claim, suspected=False)
                 self._probe(Step.HALVED)
                 return report
             case Retry(seconds):
                 level = logging.ERROR if meaning is Meaning.SYSTEMIC else logging.WARNING
                 log.log(level, "shard %d: batch %s kept, next try in %.1f s: %s", claim.shard, claim.id, seconds, text)
-                self._buffer.fail(claim, text, seconds, bounded=meaning in _BOUNDED)
+                self._buffer.fail(claim, text, seconds, _kind(meaning, Contact(error.contact)))
                 self._probe(Step.FAILED)
                 if seconds == 0:
                     return report
                 return msgspec.structs.replace(report, end=End.FAILED, error=text)
 
+    def _sample(self, claim: Claimed, entries: Sequence[Event | Malformed], error: ApplyFailed) -> Event | None:
+        """An event that met the trouble, to be tried again: one that did not would resume the table too early."""
+        shapes: dict[object, Event] = {}
+        for entry in entries:
+            if isinstance(entry, Event) and any(change.table == error.table for change in entry.changes):
+                if entry.id == error.event:
+                    return entry
+                shapes.setdefault(_shape(entry), entry)
+        for sample in shapes.values() if len(shapes) > 1 else ():
+            if self._problem(sample.raw, others=bool(claim.paused)) is not None:
+                return sample
+        return next(iter(shapes.values()), None)
+
     def _pause(self, claim: Claimed, sample: Event, error: ApplyFailed, report: FlushReport) -> FlushReport:
         """The table cannot be written at all: set its events aside from now on, and go on with the batch at once."""
         rest = delay(self._retry, 1, self._draw())
         log.error("shard %d: table %s is paused, next probe in %.1f s: %s", claim.shard, error.table, rest, error)
-        table = PausedTable(error.table or "", rest, str(error), sample.raw)
+        table = PausedTable(error.table or "", rest, str(error), sample.raw, waits=_waits(error))
         self._buffer.pause(claim.shard, table, claim)
         self._probe(Step.PAUSED)
         return report
 
     def _probe_paused(self, shard: int, paused: Sequence[PausedTable]) -> bool:
-        """Probe the paused tables that are due, between two batches; whether one of them was resumed."""
+        """Probe the paused tables that are due, between two batches; whether one of them was resumed.
+
+        When every one of them only waits for another, they wait for each other: then all of them are resumed.
+        """
         resumed = False
+        broken = {table.table for table in paused if not table.waits}
         for table in paused:
-            if table.seconds > 0:
+            if broken and table.seconds > 0:
                 continue
-            problem = self._problem(table, others=len(paused) > 1)
+            problem = self._problem(table.sample, others=bool(broken - {table.table})) if broken else None
             if problem is None:
-                log.warning("shard %d: table %s can be written again and is resumed", shard, table.table)
-                self._buffer.resume(shard, table.table)
-                self._probe(Step.RESUMED)
-                resumed = True
+                if self._buffer.resume(shard, table.table):
+                    log.warning("shard %d: table %s can be written again and is resumed", shard, table.table)
+                    self._probe(Step.RESUMED)
+                    resumed = True
             else:
+                waits = _waits(problem) if problem.meaning == Meaning.SYSTEMIC else table.waits
                 rest = delay(self._retry, table.probes + 2, self._draw())
-                put_off = PausedTable(table.table, rest, problem, table.sample, table.probes + 1)
+                put_off = PausedTable(table.table, rest, str(problem), table.sample, table.probes + 1, waits)
                 self._buffer.pause(shard, put_off)
         return resumed
 
-    def _problem(self, table: PausedTable, *, others: bool) -> str | None:
+    def _problem(self, sample: bytes, *, others: bool) -> ApplyFailed | None:
         """What is still wrong with a paused table, tried with the event that met it."""
-        event = decode(table.sample, self._task)
+        event = decode(sample, self._task)
         if isinstance(event, Malformed):  # another version wrote it: the flush will see what it can do
             return None
         try:
             return self._store.probe(event, paused=others)
         except ApplyFailed as error:
-            return str(error)
+            return error
 
     def _tell(self, claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> None:
         if applied.warning:
@@ -242,16 +323,36 @@ class Flusher:
         )  # fmt: skip
 
 
+def _kind(meaning: Meaning, contact: Contact) -> FailureKind:
+    match contact:
+        case Contact.NEVER:
+            return FailureKind.UNREACHABLE
+        case Contact.LOST:
+            return FailureKind.SILENT
+        case Contact.KEPT:
+            return FailureKind.BOUNDED if meaning in _BOUNDED else FailureKind.PLAIN
+
+
 def _ended(report: FlushReport, end: End) -> FlushReport:
     return msgspec.structs.replace(report, end=end)
 
 
-def _first_of(entries: Sequence[Event | Malformed], table: str | None) -> Event | None:
-    """The first event that touches ``table``."""
-    for entry in entries:
-        if isinstance(entry, Event) and any(change.table == table for change in entry.changes):
-            return entry
-    return None
+def _waits(error: ApplyFailed) -> bool:
+    """Whether a table is paused only because it may have to wait for another one."""
+    return classify(error.sqlstate) is Meaning.PARENT_MISSING
+
+
+def _shape(event: Event) -> object:
+    """What PostgreSQL must allow for the event: which columns of which tables it writes, and how."""
+    return frozenset(
+        (
+            change.table,
+            change.delete,
+            None if change.insert is None else frozenset(change.insert),
+            *(frozenset(columns) for columns in (change.key, change.set, change.add, change.max, change.min)),
+        )
+        for change in event.changes
+    )
 
 
 def _aside(entries: Sequence[Event | Malformed], claim: Claimed) -> frozenset[int]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
+from pipeline.config import Durability
 from pipeline.core.change import Change, Event
 from pipeline.core.codec import Malformed
-from pipeline.errors import PipelineError
+from pipeline.core.encoded import Encoded, EncodedChange, Written
+from pipeline.errors import ApplyFailed, PipelineError
 
 __all__ = [
     "Applied",
@@ -24,9 +28,11 @@ __all__ = [
     "EncodedChange",
     "EventWriter",
     "Extent",
+    "FailureKind",
     "Ledger",
     "PausedTable",
     "Resting",
+    "Session",
     "Settled",
     "ShardLedger",
     "ShardState",
@@ -42,36 +48,6 @@ def nothing() -> None:
 
 # --- writing
 # ------------------------------------------------------------------------------------------------------------
-
-
-class EncodedChange(msgspec.Struct, frozen=True):
-    """A change as the write script takes it. ``identity`` is ``None`` for an insert, which has no row to cache."""
-
-    table: str
-    identity: str | None
-    json: bytes
-
-
-class Encoded(msgspec.Struct, frozen=True):
-    """An event ready for the queue of its shard.
-
-    ``message`` is open at its end (`pipeline.core.codec.OPEN_END`). With ``dedupe`` a second event of this id within
-    the dedupe window is the first one.
-    """
-
-    id: str
-    id_json: bytes
-    shard: int
-    message: bytes
-    changes: Sequence[EncodedChange]
-    dedupe: bool = False
-
-
-class Written(msgspec.Struct, frozen=True):
-    """What Redis answered: the sequence number in the shard, and whether the id was known already."""
-
-    seq: int
-    duplicate: bool
 
 
 class EventWriter(Protocol):
@@ -90,7 +66,8 @@ class PausedTable(msgspec.Struct, frozen=True):
     """A table that cannot be written at all now: its events are set aside, in order, and everything else flows.
 
     ``error`` says why, ``sample`` is the message that met the trouble (what a probe tries again), ``probes`` counts how
-    often that was in vain; the next probe is due in ``seconds``.
+    often that was in vain; the next probe is due in ``seconds``. ``waits``: nothing is wrong with the table itself, but
+    a row that its events need may be among what is set aside for another one.
     """
 
     table: str
@@ -98,6 +75,7 @@ class PausedTable(msgspec.Struct, frozen=True):
     error: str
     sample: bytes
     probes: int = 0
+    waits: bool = False
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -119,6 +97,15 @@ class Claimed(msgspec.Struct, frozen=True):
     tries: int = 0
     paused: Sequence[PausedTable] = ()
     held: frozenset[str] = frozenset()
+
+
+class FailureKind(StrEnum):
+    """How a failure of a batch counts."""
+
+    PLAIN = "plain"
+    BOUNDED = "bounded"  # as one of its tries
+    UNREACHABLE = "unreachable"  # PostgreSQL was not there, the batch was not tried: see `Buffer.wake`
+    SILENT = "silent"  # the connection died over it: that counts like the death of a flusher
 
 
 class Empty(msgspec.Struct, frozen=True):
@@ -166,8 +153,21 @@ class ShardState(msgspec.Struct, frozen=True):
     accepted: int
     committed_batches: int
     leased: bool
+    unreachable: bool = False
     parked: int = 0
     paused: Sequence[PausedTable] = ()
+
+
+class Session(Protocol):
+    """Writes that go to the same server over the same connection."""
+
+    def write_chunks(self, chunks: Sequence[tuple[int, Sequence[Encoded]]]) -> list[list[Written] | PipelineError]:
+        """See `Buffer.write_chunks`."""
+        ...
+
+    def settle(self, durability: Durability) -> str | None:
+        """Wait until all that this session wrote is so durable; what is missing, or ``None``. Raises nothing."""
+        ...
 
 
 class Buffer(Protocol):
@@ -184,8 +184,21 @@ class Buffer(Protocol):
         """Several `write` calls in one round trip; each chunk has its own outcome."""
         ...
 
-    def give_back(self, shard: int, message: bytes) -> None:
-        """Put a complete message back to the front of its queue, as it was."""
+    def write_durably(
+        self, shard: int, events: Sequence[Encoded], durability: Durability
+    ) -> tuple[list[Written], str | None]:
+        """`write`, then wait until they are so durable, also those that were known; what is missing, or ``None``.
+
+        Still one round trip. What is refused is not waited for.
+        """
+        ...
+
+    def session(self) -> AbstractContextManager[Session]:
+        """One connection for several `write_chunks`, which can then be waited for together."""
+        ...
+
+    def give_back(self, shard: int, message: bytes, seq: int | None, delivery: str) -> None:
+        """Put a complete message back to its place in its queue, by ``seq``; once for each ``delivery`` of it."""
         ...
 
     def claim(self, shard: int, owner: str) -> Claimed | Empty | Busy | Resting:
@@ -196,18 +209,18 @@ class Buffer(Protocol):
         """Drop the batch and trim the overlays; ``False`` if somebody else has done so. Not one step: resumable."""
         ...
 
-    def fail(self, batch: Claimed, error: str, rest_seconds: float, *, bounded: bool = False) -> None:
-        """Record a failure of the frozen batch and let it rest; ``bounded``: it counts as one of its ``tries``."""
+    def fail(self, batch: Claimed, error: str, rest_seconds: float, kind: FailureKind = FailureKind.PLAIN) -> None:
+        """Record a failure of the frozen batch and let it rest."""
         ...
 
     def begin(self, batch: Claimed) -> None:
         """Note that the batch is about to be written: a flusher that is not heard of again died over it."""
         ...
 
-    def halve(self, batch: Claimed, crashes: int) -> bool:
+    def halve(self, batch: Claimed, *, suspected: bool) -> bool:
         """Keep the older half under a new id and give the newer half back to the queue, order kept.
 
-        The new batch counts as claimed ``crashes`` times without a word of an error.
+        ``suspected``: a flusher died over the batch. If the older half is innocent, the newer one is searched next.
         """
         ...
 
@@ -215,8 +228,11 @@ class Buffer(Protocol):
         """Pause a table, or put off its next probe; ``batch`` is the one that met the trouble, which stays frozen."""
         ...
 
-    def resume(self, shard: int, table: str) -> None:
-        """Resume a table: what was set aside is claimed before anything newer."""
+    def resume(self, shard: int, table: str) -> bool:
+        """Resume a table: what was set aside is claimed before anything newer.
+
+        ``False``: not now. Either it is resumed already, or events are on their way that may rest on what waits.
+        """
         ...
 
     def release(self, shard: int, owner: str) -> None:
@@ -225,6 +241,10 @@ class Buffer(Protocol):
 
     def want(self, shards: Sequence[int]) -> list[int]:
         """Mark a flush of ``shards`` as asked for; those that were not marked already. A claim removes the mark."""
+        ...
+
+    def wake(self, shards: Sequence[int]) -> None:
+        """End the rest of the frozen batches of ``shards``, which failed because PostgreSQL was unreachable."""
         ...
 
     def states(self) -> list[ShardState]:
@@ -297,7 +317,11 @@ class Store(Protocol):
         """
         ...
 
-    def probe(self, event: Event, *, paused: bool) -> str | None:
+    def reachable(self) -> bool:
+        """Whether PostgreSQL takes connections now."""
+        ...
+
+    def probe(self, event: Event, *, paused: bool) -> ApplyFailed | None:
         """Try ``event`` and take it back; what is still wrong with its table, or ``None``.
 
         ``paused``: other tables are paused, too; see `Batch`.

@@ -10,19 +10,23 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
+from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
-from pipeline.config import Config
+from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
+from pipeline.core.health import Facts, Finding, Lane, diagnose
+from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
 from pipeline.ports import Ledger, ShardLedger, ShardState
 from pipeline.replay import Replayer
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
+from pipeline.store.inspection import inspect_store
 from pipeline.store.postgres import PostgresStore
 from pipeline.store.schema import migrate
 from pipeline.store.session import Sessions
@@ -120,6 +124,7 @@ class Pipeline:
         min: Mapping[str, Any] | None = None,
         event_id: str | None = None,
         shard_by: str | None = None,
+        durability: Durability | None = None,
     ) -> Receipt:
         """Change one row, or create it: one atomic round trip to Redis.
 
@@ -132,47 +137,71 @@ class Pipeline:
             min: column → value; the column keeps the lesser one.
             event_id: idempotency key: the same id within ``dedupe_window_seconds`` is one event.
             shard_by: the lane, instead of the row's key. All writes of a row must give the same.
+            durability: what the answer waits for: ``"memory"``: Redis has accepted it; ``"disk"``: and fsynced it to
+                its append-only file, so it survives a power cut there; ``"replica"``: and a replica has received it,
+                so it survives a failover to that one. Default: ``config.durability``. See `pipeline.buffer.durable`.
 
         Raises:
             InvalidEvent: names the table, the column and the problem; nothing reached Redis.
             PipelineFull: the shard holds as many pending events as it may.
+            DurabilityNotReached: it was accepted, but ``durability`` not reached in time; see there about retries.
             BufferUnavailable: Redis could not be reached, or the connection broke; see there about retries.
         """
         change = Change(table, dict(key), dict(set or {}), dict(add or {}), dict(max or {}), dict(min or {}))
-        return self._writer.write([change], event_id=event_id, shard_by=shard_by)
+        return self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
 
     def delete(
-        self, table: str, key: Mapping[str, Any], *, event_id: str | None = None, shard_by: str | None = None
+        self,
+        table: str,
+        key: Mapping[str, Any],
+        *,
+        event_id: str | None = None,
+        shard_by: str | None = None,
+        durability: Durability | None = None,
     ) -> Receipt:
         """Delete one row; nothing happens if there is none. Raises as `write`."""
-        return self._writer.write([Change(table, dict(key), delete=True)], event_id=event_id, shard_by=shard_by)
+        change = Change(table, dict(key), delete=True)
+        return self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
 
     def insert(
-        self, table: str, values: Mapping[str, Any], *, event_id: str | None = None, shard_by: str | None = None
+        self,
+        table: str,
+        values: Mapping[str, Any],
+        *,
+        event_id: str | None = None,
+        shard_by: str | None = None,
+        durability: Durability | None = None,
     ) -> Receipt:
         """Append one row to a table without addressing it by a key, once. Raises as `write`."""
-        return self._writer.write([Change(table, insert=dict(values))], event_id=event_id, shard_by=shard_by)
+        change = Change(table, insert=dict(values))
+        return self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
 
-    def write_many(self, changes: Iterable[Change]) -> list[Receipt]:
+    def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[Receipt]:
         """Accept one event per change, in chunks of one round trip each; order is kept per shard.
 
-        Raises as `write`; the error's ``receipts`` say what was accepted before it.
+        Raises as `write`; the error's ``receipts`` say what was accepted before it. ``durability`` is waited for once,
+        in the end, for all of them; also for what was accepted before an error.
         """
-        return self._writer.write_many(changes)
+        return self._writer.write_many(changes, durability=durability)
 
     def write_group(
-        self, changes: Sequence[Change], *, shard_by: str | None = None, event_id: str | None = None
+        self,
+        changes: Sequence[Change],
+        *,
+        shard_by: str | None = None,
+        event_id: str | None = None,
+        durability: Durability | None = None,
     ) -> Receipt:
         """Accept several changes as one event: they are applied together or become one dead letter.
 
         Raises as `write`; also `InvalidEvent` if the rows live in different shards and ``shard_by`` is not given.
         """
-        return self._writer.write(changes, event_id=event_id, shard_by=shard_by)
+        return self._writer.write(changes, event_id=event_id, shard_by=shard_by, durability=durability)
 
     @cached_property
     def ingress(self) -> Ingress:
         """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
-        return Ingress(self._writer, self._buffer, self.config)
+        return Ingress(self._writer, self._buffer, self.config, _new_event_id)
 
     # --- flushing
 
@@ -212,17 +241,9 @@ class Pipeline:
     def shards_to_flush(self) -> list[int]:
         """Shards that have something to do now; from now on they count as asked for, so the caller must flush them.
 
-        That is: events are pending, nobody is at work, no failed batch rests, and no flush has been asked for lately.
+        See `pipeline.flush.Flusher.due`.
         """
-        now = time.time() * 1000
-        idle = [
-            state.shard
-            for state in self._buffer.states()
-            if (state.queued or state.frozen or any(table.seconds <= 0 for table in state.paused))
-            and not state.leased
-            and (state.due_ms or 0) <= now
-        ]
-        return self._buffer.want(idle) if idle else []
+        return self._flusher.due(time.time() * 1000)
 
     # --- operating
 
@@ -265,6 +286,27 @@ class Pipeline:
             shards=shards,
         )
 
+    def doctor(self) -> list[Finding]:
+        """Everything that could be wrong with servers, settings and lanes, and what to do: `pipeline.core.health`.
+
+        A side that cannot be asked is a finding, not an error.
+        """
+        states, ledgers = _asked(self._buffer.states), _asked(self.ledger.shards)
+        known = {} if isinstance(ledgers, PipelineError) else {ledger.shard: ledger for ledger in ledgers}
+        now_ms = time.time() * 1000
+        return diagnose(
+            Facts(
+                buffer=_asked(lambda: inspect_buffer(self._redis, self._buffer)),
+                broker=_asked(lambda: inspect_broker(self.config)),
+                store=_asked(lambda: inspect_store(self._sessions, self.config)),
+                lanes=states
+                if isinstance(states, PipelineError)
+                else [_lane(_shard_status(state, known.get(state.shard), now_ms)) for state in states],
+                flush_interval_seconds=self.config.flush_interval_seconds,
+                max_pending=self.config.max_pending,
+            )
+        )
+
     def ping(self) -> None:
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
         self._buffer.ping()
@@ -279,6 +321,22 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+T = TypeVar("T")
+
+
+def _asked(ask: Callable[[], T]) -> T | PipelineError:
+    try:
+        return ask()
+    except InvalidSetting:
+        raise
+    except PipelineError as error:
+        return error
+
+
+def _lane(status: ShardStatus) -> Lane:
+    return msgspec.convert(status, Lane, from_attributes=True)
 
 
 def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) -> ShardStatus:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 from zlib import crc32
 
 import msgspec
 
-from pipeline.config import Config
-from pipeline.core.change import Change, canonical_table, changes_of, check_event_id, seal, shard_of
-from pipeline.core.codec import OPEN_END, Envelope, kwargs_json
-from pipeline.errors import EventTooLarge, InvalidEvent, PipelineError, PipelineFull
-from pipeline.ports import Buffer, Encoded, EncodedChange, Written
+from pipeline.config import DURABILITIES, Config, Durability
+from pipeline.core.change import Change, canonical_table, changes_of, check_event_id, seal, shard_of, unseal
+from pipeline.core.codec import OPEN_END, Envelope, kwargs_json, malformed_kwargs, read_arguments
+from pipeline.core.intake import Intake, read
+from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, PipelineError, PipelineFull
+from pipeline.ports import Buffer, Encoded, EncodedChange, Session, Written
 from pipeline.telemetry import Probe, Step, ignore
 
-__all__ = ["Ingress", "Receipt", "Writer"]
+__all__ = ["Delivery", "Ingress", "Receipt", "Writer"]
 
 CHUNK: Final = 250
 """Most events of one shard in one script call: it holds Redis for 1 to 2 ms."""
 
 _to_json: Final = msgspec.json.Encoder().encode
+
+_WriteChunks = Callable[[Sequence[tuple[int, Sequence[Encoded]]]], list[list[Written] | PipelineError]]
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -46,30 +50,60 @@ class Writer:
         self._shards = config.shards
         self._chunk = min(CHUNK, config.max_pending // config.shards)
         self._max_bytes = config.max_event_bytes
+        self._durability = config.durability
         self._tables = frozenset(map(canonical_table, config.tables))
         self._new_id = new_id
         self._probe = probe
         task = f"{config.namespace}.apply_event"
         self._envelopes = [Envelope(task, f"{config.namespace}.events.{{{shard}}}") for shard in range(config.shards)]
 
-    def write(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> Receipt:
+    def write(
+        self,
+        changes: Sequence[Change],
+        *,
+        event_id: str | None = None,
+        shard_by: str | None = None,
+        durability: Durability | None = None,
+    ) -> Receipt:
         """Accept one event; see `pipeline.wiring.Pipeline.write` for what it raises."""
+        wanted = self._durability if durability is None else _known(durability)
         event = self.encode(changes, event_id=event_id, shard_by=shard_by)
         self._probe(Step.WRITING)
-        written = self._buffer.write(event.shard, [event])[0]
+        if wanted == "memory":
+            written = self._buffer.write(event.shard, [event])[0]
+        else:
+            (written,), missing = self._buffer.write_durably(event.shard, [event], wanted)
+            if missing is not None:
+                raise DurabilityNotReached(wanted, "memory", missing, [_receipt(event, written)])
         self._probe(Step.WRITTEN)
         return _receipt(event, written)
 
-    def write_many(self, changes: Iterable[Change]) -> list[Receipt]:
+    def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[Receipt]:
         """Accept one event per change, in chunks; each chunk is one round trip.
 
         Order is kept per shard. When something goes wrong, the error's ``receipts`` say what was accepted before: one
         entry per change that was taken from ``changes``, ``None`` where it was not accepted.
+
+        All chunks are waited for together, over the one connection that carried them, also those that were accepted
+        before an error. So if an accepted event is less durable than ``durability``, it is `DurabilityNotReached`.
         """
+        wanted = self._durability if durability is None else _known(durability)
         receipts: list[Receipt | None] = []
-        for events in self._encoded(changes, receipts):
-            receipts += self._send(events, receipts)
+        if wanted == "memory":
+            self._send_all(changes, self._buffer.write_chunks, receipts)
+        else:
+            with self._buffer.session() as session:
+                try:
+                    self._send_all(changes, session.write_chunks, receipts)
+                except PipelineError as error:
+                    _settle(session, wanted, error.receipts, error)
+                    raise
+                _settle(session, wanted, receipts)
         return [receipt for receipt in receipts if receipt is not None]
+
+    def _send_all(self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[Receipt | None]) -> None:
+        for events in self._encoded(changes, receipts):
+            receipts += self._send(events, write_chunks, receipts)
 
     def _encoded(self, changes: Iterable[Change], receipts: list[Receipt | None]) -> Iterator[list[Encoded]]:
         iterator = iter(changes)
@@ -80,7 +114,9 @@ class Writer:
                 error.receipts = [*receipts, *([None] * len(chunk))]
                 raise
 
-    def _send(self, events: Sequence[Encoded], before: Sequence[Receipt | None]) -> list[Receipt | None]:
+    def _send(
+        self, events: Sequence[Encoded], write_chunks: _WriteChunks, before: Sequence[Receipt | None]
+    ) -> list[Receipt | None]:
         lanes: dict[int, list[int]] = {}
         for position, event in enumerate(events):
             lanes.setdefault(event.shard, []).append(position)
@@ -91,7 +127,7 @@ class Writer:
             lanes = {shard: positions[size:] for shard, positions in lanes.items() if len(positions) > size}
             refused: PipelineError | None = None
             try:
-                outcomes = self._buffer.write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
+                outcomes = write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
             except PipelineError as error:  # none of them, or the connection broke and nobody knows
                 error.receipts = [*before, *receipts]
                 raise
@@ -147,40 +183,48 @@ class Writer:
                 raise InvalidEvent("the table is not in PIPELINE_TABLES", wire["table"])
 
 
+class Delivery(msgspec.Struct, frozen=True):
+    """How a message came: by which queue, as which delivery, and with which header of ours (``[seq, ms]``), if any."""
+
+    queue: str
+    tag: str
+    accepted: tuple[int, int] | None = None
+
+
 class Ingress:
     """Accepts events that arrive as messages of the task ``apply_event``, published by any Celery client."""
 
-    def __init__(self, writer: Writer, buffer: Buffer, config: Config) -> None:
+    def __init__(self, writer: Writer, buffer: Buffer, config: Config, new_id: Callable[[], str]) -> None:
+        """``new_id`` makes a fresh delivery tag."""
+        self._new_id = new_id
         self._writer = writer
         self._buffer = buffer
         self._shards = config.shards
         self._shard_queue = f"{config.namespace}.events."
         self._task = f"{config.namespace}.apply_event"
+        self._max_bytes = config.max_event_bytes
 
     def accept(
         self,
         task_id: str,
         arguments: Mapping[str, Any] | None,
         body: Callable[[], str],
-        queue: str,
-        accepted: tuple[int, int] | None,
-    ) -> None:
+        delivery: Delivery,
+    ) -> bool:
         """Accept the event with the id ``task_id``, once, however often it is delivered.
 
         ``arguments`` are the keyword arguments, ``None`` if there were positional ones; ``body`` gives the body of the
         message as it was, and is called only where the message itself is needed.
 
         What is no event is forwarded to a shard queue as it is, where the flush makes it a dead letter. A message that
-        was taken out of a shard queue by mistake goes back to the front of it; ``accepted`` is its header.
+        was taken out of a shard queue by mistake goes back to its place there, and ``False`` is returned.
 
         Raises:
             BufferUnavailable, PipelineFull: not now; deliver the message again later.
         """
-        if queue.startswith(self._shard_queue):
-            message = self._message(task_id, body(), queue)
-            shard = int(queue.removeprefix(self._shard_queue).strip("{}"))
-            self._buffer.give_back(shard, message + _to_json(accepted) + OPEN_END)
-            return
+        if delivery.queue.startswith(self._shard_queue):
+            self._give_back(task_id, body(), delivery)
+            return False
         try:
             if arguments is None:
                 raise InvalidEvent("apply_event takes keyword arguments only")
@@ -188,20 +232,90 @@ class Ingress:
             shard_by = options.pop("shard_by", None)
             if not isinstance(shard_by, str | None):
                 raise InvalidEvent("shard_by must be text")
-            self._writer.write(changes_of(options), event_id=task_id, shard_by=shard_by)
+            self._writer.write(changes_of(options), event_id=task_id, shard_by=shard_by, durability="memory")
         except InvalidEvent as error:
             task_id, refused = _utf8(task_id), _utf8(str(error))
             shard = crc32(task_id.encode()) % self._shards
             message = self._message(task_id, body(), f"{self._shard_queue}{{{shard}}}", refused)
             self._buffer.write(shard, [Encoded(task_id, _to_json(task_id), shard, message, (), dedupe=True)])
+        return True
 
-    def _message(self, task_id: str, body: str, queue: str, refused: str | None = None) -> bytes:
+    def refusal(
+        self, raw: bytes, others: Container[str], now: datetime, celery_reads: Callable[[bytes | str], object]
+    ) -> str | None:
+        """Why the message ``raw`` must not be given to Celery, ``None`` if it may.
+
+        It may if the worker survives it, and it is an event that `accept` takes, or of one of the tasks in ``others``.
+        ``celery_reads`` raises `ValueError` for JSON that Celery, which decodes typed values anywhere, cannot read.
+        """
+        try:
+            message = read(raw, self._task, self._max_bytes)
+            celery_reads(raw)
+            if message.task == self._task:
+                self._check(message, now)
+                celery_reads(message.body)
+            elif message.task not in others:
+                raise InvalidEvent(f"a message of the task {message.task!r:.200}, unknown here")
+        except InvalidEvent as error:
+            return str(error)
+        except RecursionError:
+            return "nested too deeply"
+        except ValueError as error:  # of msgspec, of base64, of UTF-8
+            return f"not a Celery message: {error}"
+        return None
+
+    def _check(self, message: Intake, now: datetime) -> None:
+        if message.queue.startswith(self._shard_queue):
+            raise InvalidEvent(f"a message that says that it is in the queue {message.queue!r:.200}")
+        if message.expires is not None and message.expires < now:
+            raise InvalidEvent(f"expired at {message.expires.isoformat()}, before a worker took it")
+        args, changes, shard_by = read_arguments(message.body)
+        if args:
+            raise InvalidEvent("apply_event takes keyword arguments only")
+        self._writer.encode([unseal(change)[0] for change in changes], event_id=message.id, shard_by=shard_by)
+
+    def bury(self, raw: bytes, reason: str, delivery: str) -> None:
+        """Hand what is no message to the flush, which makes it a dead letter as it is; once for each ``delivery``.
+
+        It takes its place in the shard even if that is full: it was in this Redis before, or in a broker.
+
+        Raises:
+            BufferUnavailable: not now.
+        """
+        shard = crc32(raw) % self._shards
+        envelope = Envelope(self._task, f"{self._shard_queue}{{{shard}}}")
+        message = envelope.encode(_to_json(f"malformed-{delivery}"), malformed_kwargs(raw, reason))
+        self._buffer.give_back(shard, message + b"null" + OPEN_END, None, delivery)
+
+    def _message(self, task_id: str, body: str, queue: str, refused: str) -> bytes:
         return Envelope(self._task, queue).wrap(_to_json(task_id), body, refused)
+
+    def _give_back(self, task_id: str, body: str, delivery: Delivery) -> None:
+        envelope = Envelope(self._task, delivery.queue)
+        message = envelope.wrap(_to_json(task_id), body, delivery=_to_json(self._new_id()))
+        shard = int(delivery.queue.removeprefix(self._shard_queue).strip("{}"))
+        seq = delivery.accepted[0] if delivery.accepted else None
+        self._buffer.give_back(shard, message + _to_json(delivery.accepted) + OPEN_END, seq, delivery.tag)
 
 
 def _utf8(text: str) -> str:
     """``text`` with its lone surrogates spelled out: another client may have sent some, and UTF-8 has none."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _known(durability: Durability) -> Durability:
+    if durability not in DURABILITIES:
+        raise InvalidEvent(f"durability must be one of {', '.join(sorted(DURABILITIES))}, not {durability!r:.200}")
+    return durability
+
+
+def _settle(session: Session, wanted: Durability, receipts: Sequence[object], cause: Exception | None = None) -> None:
+    """Wait until what was accepted is as durable as ``wanted``; raises `DurabilityNotReached`."""
+    if any(receipt is not None for receipt in receipts):
+        missing = session.settle(wanted)
+        if missing is not None:
+            problem = missing if cause is None else f"{missing}; and the call ended early: {cause}"
+            raise DurabilityNotReached(wanted, "memory", problem, list(receipts)) from cause
 
 
 def _with_receipts(error: PipelineError, receipts: Sequence[Receipt | None]) -> PipelineError:

@@ -34,6 +34,7 @@ app.conf.update(
     worker_enable_soft_shutdown_on_idle=False,
     worker_hijack_root_logger=True,
     broker_connection_retry_on_startup=True,
+    broker_channel_error_retry=True,  # a full Redis refuses to note what a worker took: no reason to exit
     beat_max_loop_interval=CONFIG.flush_interval_seconds,
 )
 register(app, pipeline)

@@ -17,6 +17,7 @@ key                                    type    what it holds
 ``pipeline.overlay.{n}:<table>:<key>`` list    pending events of one row, oldest left: ``[seq, id, change]``
 ``pipeline.row.{n}:<table>:<key>``     hash    the cached row, column → JSON; complete or absent
 ``pipeline.seen.{n}:<id>``             string  an idempotency key, value = seq; expires after the dedupe window
+``pipeline.given.{n}:<delivery tag>``  string  a delivery to a stock worker that gave its message back; expires
 ``pipeline.topology``                  hash    what every client must agree on
 ``pipeline``                           list    the ingress queue (Celery)
 ``pipeline.control``                   list    the queue of flush and maintenance tasks (Celery)
@@ -31,7 +32,9 @@ __all__ = ["Keys", "ShardKeys"]
 class ShardKeys:
     """The keys of one shard."""
 
-    __slots__ = ("batch", "events", "held", "lease", "overlay", "parked", "paused", "resumed", "row", "seen", "state")
+    __slots__ = (
+        "batch", "events", "given", "held", "lease", "overlay", "parked", "paused", "resumed", "row", "seen", "state",
+    )  # fmt: skip
 
     def __init__(self, namespace: str, shard: int) -> None:
         tag = f"{{{shard}}}"
@@ -46,6 +49,7 @@ class ShardKeys:
         self.overlay = f"{namespace}.overlay.{tag}:"
         self.row = f"{namespace}.row.{tag}:"
         self.seen = f"{namespace}.seen.{tag}:"
+        self.given = f"{namespace}.given.{tag}:"
 
 
 class Keys:

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
 import redis
 from redis.commands.core import Script
-from redis.connection import HiredisRespSerializer
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
+from pipeline.buffer.connection import connect, translated
+from pipeline.buffer.durable import Command, Line, Send, Session, line_of
 from pipeline.buffer.keys import Keys
 from pipeline.buffer.replies import Why, parts, paused_tables, per_row, shard_state
-from pipeline.config import Config
+from pipeline.config import Config, Durability
 from pipeline.core.codec import flush_message
-from pipeline.errors import BufferUnavailable, InvalidSetting, PipelineError, PipelineFull, TopologyMismatch
-from pipeline.ports import Busy, Claimed, Empty, Encoded, PausedTable, Resting, Settled, ShardState, Written
+from pipeline.errors import BufferUnavailable, PipelineError, PipelineFull, TopologyMismatch
+from pipeline.ports import (
+    Busy,
+    Claimed,
+    Empty,
+    Encoded,
+    FailureKind,
+    PausedTable,
+    Resting,
+    Settled,
+    ShardState,
+    Written,
+)
 
 __all__ = ["RedisBuffer", "connect"]
 
@@ -28,58 +40,13 @@ FORMAT: Final = "1"
 
 _SCRIPTS: Final = (
     "write", "claim", "acknowledge", "fail", "begin", "halve", "pause", "resume", "release", "want",
+    "give_back",
 )  # fmt: skip
+
+_pack: Final = msgspec.msgpack.Encoder().encode
 
 _WANTED_AGAIN_MS: Final = 5_000
 """A flush that was asked for and has not started for so long may be lost with its worker: ask again."""
-
-
-class _Packer(HiredisRespSerializer):
-    """Packs commands without numbers in them.
-
-    ``hiredis.pack_command`` (3.5.0) asks Python for the text of a number, which lets signal handlers run; when one
-    raises (Ctrl-C, a soft time limit of Celery, an alarm), it crashes the process.
-    """
-
-    def pack(self, *args: Any) -> list[bytes]:
-        """The command as the bytes that go to Redis."""
-        words: list[Any] = [b"%d" % arg if type(arg) is int else arg for arg in args]
-        packed: list[bytes] = super().pack(*words)
-        return packed
-
-
-def connect(config: Config) -> redis.Redis:
-    """A lazy client; safe to share between threads, and across a fork (its pool notices the new process id).
-
-    It never repeats a command by itself: a repeated write whose first answer was lost would be a second event.
-
-    Raises:
-        InvalidSetting: the URL cannot be read.
-    """
-    try:
-        return redis.Redis.from_url(
-            config.redis_url,
-            retry=None,
-            retry_on_error=[],
-            socket_timeout=config.redis_timeout_seconds,
-            socket_connect_timeout=config.redis_timeout_seconds,
-            health_check_interval=0,
-            command_packer=_Packer(),
-        )
-    except (ValueError, TypeError):  # its message may quote a password
-        raise InvalidSetting(
-            "PIPELINE_REDIS_URL",
-            "not a URL of Redis; write redis://user:password@host:6379/0 "
-            "(other characters than letters and digits in the password as %XX)",
-        ) from None
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except RedisError as error:
-        raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
 
 
 class RedisBuffer:
@@ -108,32 +75,57 @@ class RedisBuffer:
     def write(self, shard: int, events: Sequence[Encoded]) -> list[Written]:
         """See `pipeline.ports.Buffer.write`."""
         keys, args = self._write_call(shard, events)
-        with _translated():
+        with translated():
             self._check_topology(create=True)
             reply = self._scripts["write"](keys=keys, args=args)
         return self._written(shard, reply)
 
+    def write_durably(
+        self, shard: int, events: Sequence[Encoded], durability: Durability
+    ) -> tuple[list[Written], str | None]:
+        """See `pipeline.ports.Buffer.write_durably`."""
+        command = self._evalsha(*self._write_call(shard, events))
+        with translated(), self._line() as line:
+            reply = line.write(command, self._scripts["write"].script, durability)
+            return self._written(shard, reply), line.answer(durability)  # if it is full, nobody waits
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """See `pipeline.ports.Buffer.session`."""
+        with translated(), self._line() as line:
+            yield Session(line, self._write_chunks)
+
+    def _line(self) -> AbstractContextManager[Line]:
+        self._check_topology(create=True)
+        return line_of(self._redis.connection_pool, self._config)
+
     def write_chunks(self, chunks: Sequence[tuple[int, Sequence[Encoded]]]) -> list[list[Written] | PipelineError]:
         """See `pipeline.ports.Buffer.write_chunks`."""
-        script = self._scripts["write"]
-        calls = [self._write_call(shard, events) for shard, events in chunks]
 
-        def send(chosen: Sequence[int]) -> dict[int, Any]:
+        def send(commands: Sequence[Command]) -> Sequence[Any]:
             pipe = self._redis.pipeline(transaction=False)
-            for number in chosen:
-                keys, args = calls[number]
-                pipe.evalsha(script.sha, len(keys), *keys, *args)
-            return dict(zip(chosen, pipe.execute(raise_on_error=False), strict=True))
+            for command in commands:
+                pipe.execute_command(*command)
+            replies: list[Any] = pipe.execute(raise_on_error=False)
+            return replies
 
-        with _translated():
+        with translated():
             self._check_topology(create=True)
-            replies = send(range(len(calls)))
-            # Redis lost its scripts: these calls, and only these, did not run
-            if missed := [number for number, reply in replies.items() if isinstance(reply, NoScriptError)]:
-                self._redis.script_load(script.script)
-                replies |= send(missed)
+            return self._write_chunks(chunks, send)
+
+    def _write_chunks(
+        self, chunks: Sequence[tuple[int, Sequence[Encoded]]], send: Send
+    ) -> list[list[Written] | PipelineError]:
+        commands = [self._evalsha(*self._write_call(shard, events)) for shard, events in chunks]
+        replies = list(send(commands))
+        # Redis lost its scripts: these calls, and only these, did not run
+        if missed := [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]:
+            load: Command = ("SCRIPT LOAD", self._scripts["write"].script)
+            _, *again = send([load, *(commands[number] for number in missed)])
+            for number, reply in zip(missed, again, strict=True):
+                replies[number] = reply
         outcomes: list[list[Written] | PipelineError] = []
-        for (shard, _), reply in zip(chunks, replies.values(), strict=True):
+        for (shard, _), reply in zip(chunks, replies, strict=True):
             try:
                 if isinstance(reply, Exception):
                     raise BufferUnavailable(f"{type(reply).__name__}: {reply}") from reply
@@ -142,11 +134,14 @@ class RedisBuffer:
                 outcomes.append(error)
         return outcomes
 
-    def give_back(self, shard: int, message: bytes) -> None:
+    def _evalsha(self, keys: list[str], args: list[Any]) -> Command:
+        return ("EVALSHA", self._scripts["write"].sha, len(keys), *keys, *args)
+
+    def give_back(self, shard: int, message: bytes, seq: int | None, delivery: str) -> None:
         """See `pipeline.ports.Buffer.give_back`."""
-        with _translated():
-            self._check_topology(create=True)
-            self._redis.rpush(self._keys.shards[shard].events, message)
+        names = self._keys.shards[shard]
+        remember_ms = round(self._config.dedupe_window_seconds * 1000)
+        self._run("give_back", [names.events, names.given + delivery], [message, seq or 0, remember_ms])
 
     def _write_call(self, shard: int, events: Sequence[Encoded]) -> tuple[list[str], list[Any]]:
         names = self._keys.shards[shard]
@@ -251,50 +246,52 @@ class RedisBuffer:
             aside = [event for event in part if event.aside is not None]
             waiting = {f"{table}:{identity}" for event in aside for table, identity in event.rows}
             args += (len(aside), *(event.aside for event in aside), len(waiting), *waiting)
+            numbers: list[int] = []
             for row, (count, last, dead) in per_row(part).items():
                 keys += (names.overlay + row, names.row + row)
-                args += (count, last, int(dead))
+                numbers += (count, last, int(dead))
+            args.append(_pack(numbers))
             script(keys=keys, args=args, client=pipe)
             held -= len(part)
-        with _translated():
+        with translated():
             replies: list[int] = pipe.execute()
         return replies[-1] == 0
 
-    def fail(self, batch: Claimed, error: str, rest_seconds: float, *, bounded: bool = False) -> None:
+    def fail(self, batch: Claimed, error: str, rest_seconds: float, kind: FailureKind = FailureKind.PLAIN) -> None:
         """See `pipeline.ports.Buffer.fail`."""
         names = self._keys.shards[batch.shard]
-        args = [batch.id, round(rest_seconds * 1000), error, batch.owner, int(bounded)]
+        args = [batch.id, round(rest_seconds * 1000), error, batch.owner, kind]
         self._run("fail", [names.state, names.lease], args)
 
     def begin(self, batch: Claimed) -> None:
         """See `pipeline.ports.Buffer.begin`."""
         self._run("begin", [self._keys.shards[batch.shard].state], [batch.id])
 
-    def halve(self, batch: Claimed, crashes: int) -> bool:
+    def halve(self, batch: Claimed, *, suspected: bool) -> bool:
         """See `pipeline.ports.Buffer.halve`."""
         names = self._keys.shards[batch.shard]
-        args = [batch.id, str(uuid.uuid4()), crashes]
-        kept: int = self._run("halve", [names.events, names.batch, names.state], args)
+        args = [batch.id, str(uuid.uuid4()), int(suspected)]
+        kept: int = self._run("halve", [names.events, names.batch, names.state, names.resumed], args)
         return kept > 0
 
     def pause(self, shard: int, table: PausedTable, batch: Claimed | None = None) -> None:
         """See `pipeline.ports.Buffer.pause`."""
         names = self._keys.shards[shard]
-        why = msgspec.json.encode(Why(table.error, table.sample, table.probes))
+        why = msgspec.json.encode(Why(table.error, table.sample, table.probes, table.waits))
         args = [table.table, round(table.seconds * 1000), why, batch.id if batch else ""]
         self._run("pause", [names.state, names.paused], args)
 
-    def resume(self, shard: int, table: str) -> None:
+    def resume(self, shard: int, table: str) -> bool:
         """See `pipeline.ports.Buffer.resume`."""
         names = self._keys.shards[shard]
-        self._run("resume", [names.state, names.paused], [table])
+        return bool(self._run("resume", [names.state, names.paused, names.batch, names.resumed], [table]))
 
     def release(self, shard: int, owner: str) -> None:
         """See `pipeline.ports.Buffer.release`."""
         self._run("release", [self._keys.shards[shard].lease], [owner])
 
     def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
-        with _translated():
+        with translated():
             self._check_topology()
             return self._scripts[name](keys=keys, args=args)
 
@@ -304,10 +301,18 @@ class RedisBuffer:
         script = self._scripts["want"]
         for shard in shards:
             script(keys=[self._keys.shards[shard].state], args=[_WANTED_AGAIN_MS], client=pipe)
-        with _translated():
+        with translated():
             self._check_topology()
             replies: list[int] = pipe.execute()
         return [shard for shard, wanted in zip(shards, replies, strict=True) if wanted]
+
+    def wake(self, shards: Sequence[int]) -> None:
+        """See `pipeline.ports.Buffer.wake`."""
+        pipe = self._redis.pipeline(transaction=False)
+        for shard in shards:
+            pipe.hdel(self._keys.shards[shard].state, "due", "unreachable")
+        with translated():
+            pipe.execute()
 
     # --- looking
 
@@ -326,7 +331,7 @@ class RedisBuffer:
             pipe.lindex(names.parked, -1)
             pipe.lindex(names.resumed, -1)
             pipe.hgetall(names.paused)
-        with _translated():
+        with translated():
             self._check_topology()
             replies = pipe.execute()
         size = len(replies) // self._config.shards
@@ -334,7 +339,7 @@ class RedisBuffer:
 
     def ping(self) -> None:
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
-        with _translated():
+        with translated():
             self._redis.ping()
             self._check_topology()
 

@@ -23,6 +23,7 @@ class Why(msgspec.Struct, frozen=True):
     error: str
     sample: bytes
     probes: int
+    waits: bool = False
 
 
 def _due_and_why(value: bytes, now_ms: float) -> tuple[int, bytes]:
@@ -35,7 +36,8 @@ def paused_tables(reply: Sequence[Any]) -> tuple[PausedTable, ...]:
     tables = []
     for table, milliseconds, encoded in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
         why = msgspec.json.decode(encoded, type=Why)
-        tables.append(PausedTable(table.decode(), milliseconds / 1000, why.error, why.sample, why.probes))
+        seconds = milliseconds / 1000
+        tables.append(PausedTable(table.decode(), seconds, why.error, why.sample, why.probes, why.waits))
     return tuple(tables)
 
 
@@ -87,6 +89,7 @@ def shard_state(shard: int, reply: list[Any]) -> ShardState:
         accepted=number("accepted"),
         committed_batches=number("seq"),
         leased=bool(leased),
+        unreachable="unreachable" in state,
         parked=parked,
         paused=paused_tables(
             [part for table, value in paused.items() for part in (table, *_due_and_why(value, now_ms))]

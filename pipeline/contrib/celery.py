@@ -25,9 +25,11 @@ from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
 from celery.worker.request import Request
 from kombu.utils.json import dumps, register_type
 
+from pipeline.contrib._celery_guard import guard
 from pipeline.core.values import timedelta_us
 from pipeline.errors import PipelineError, TopologyMismatch
 from pipeline.wiring import Pipeline
+from pipeline.writer import Delivery
 
 __all__ = ["register"]
 
@@ -45,6 +47,7 @@ def register(app: Celery, pipeline: Pipeline) -> None:
     control = f"{namespace}.control"
     _register_ingress(app, pipeline)
     _register_flush(app, pipeline)
+    app.steps["consumer"].add(guard(pipeline))
     app.conf.task_routes = {
         **(app.conf.task_routes or {}),
         f"{namespace}.apply_event": {"queue": namespace},
@@ -69,7 +72,13 @@ def register(app: Celery, pipeline: Pipeline) -> None:
     def close(**_: Any) -> None:
         pipeline.close()
 
-    def check(**_: Any) -> None:
+    def check(sender: Any, **_: Any) -> None:
+        taken = [queue for queue in sender.app.amqp.queues.consume_from if queue.startswith(f"{namespace}.events.")]
+        if taken:
+            raise SystemExit(
+                f"{', '.join(taken)}: events wait there for the flush, which takes them in bulk and in order; "
+                f"a worker consumes {namespace} and {control}"
+            )
         try:
             pipeline.ping()
         except TopologyMismatch as error:
@@ -92,26 +101,30 @@ def _register_ingress(app: Celery, pipeline: Pipeline) -> None:
         shared=False,  # Celery would add it to every app of the process, of which each may have its own pipeline
         acks_late=True,  # acknowledged when the event is in its shard; its id makes a second run harmless
         reject_on_worker_lost=True,
+        acks_on_timeout=False,  # an app's own time limit ends the try, and not the event
         ignore_result=True,
     )
     def apply_event(self: Task[Any, Any], *positional: Any, **arguments: Any) -> None:
         """Accept an event from any Celery client: keyword arguments of one change, or ``changes=[…]``."""
         request = self.request
         queue = (request.delivery_info or {}).get("routing_key") or ""
+        tag = (request.properties or {}).get("delivery_tag") or str(request.id)
         for pause in _PAUSES_SECONDS:
             try:
-                pipeline.ingress.accept(
+                accepted = pipeline.ingress.accept(
                     str(request.id),
                     None if positional else arguments,
                     lambda: dumps([positional, arguments, {}]),
-                    queue,
-                    request.get("pipeline"),
+                    Delivery(queue, tag, request.get("pipeline")),
                 )
             except PipelineError as error:
                 log.warning("event %s cannot be accepted now: %s", request.id, error)
             except Exception:  # whatever it is, a message that is not accepted must not be acknowledged
                 log.exception("event %s cannot be accepted now", request.id)
             else:
+                if not accepted:  # it would take the events in circles, and have no hand free for the flush
+                    log.error("%s: a shard queue is for the flush; this worker stops consuming it", queue)
+                    app.control.cancel_consumer(queue, destination=[str(request.hostname)])
                 return
             time.sleep(pause)
         # Not self.retry: it publishes a delayed copy, which is lost if that fails and is not counted as prefetched
@@ -123,6 +136,8 @@ class _DiscreetRequest(Request):
 
     argsrepr = property(lambda _: "()")
     kwargsrepr = property(lambda _: "{…}")
+    # a client's time limit could kill the worker's process before the event is accepted, each time it is delivered
+    time_limits = property(lambda _: (None, None), lambda _self, _limits: None)
 
 
 class _ApplyEvent(Task):  # type: ignore[type-arg]

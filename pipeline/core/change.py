@@ -110,7 +110,13 @@ def _change_of(arguments: Mapping[str, Any]) -> Change:
 
 _PART: Final = r'(?:[^\W\dA-Z][\w$]*|"(?:[^"\x00\ud800-\udfff]|"")+")'
 _TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
+_PARTS: Final = re.compile(_PART)
 _NEEDLESS_QUOTES: Final = re.compile(r'(?<!")"([a-z_][a-z0-9_$]*)"(?!")')  # a quote inside of a name is doubled
+MAX_NAME_BYTES: Final = 63
+"""Of a table or a column: no longer name exists, and SQL would silently mean another one."""
+
+_SHORT: Final = MAX_NAME_BYTES // 4  # characters that fit, whatever they are
+
 MAX_IDENTITY: Final = 4096
 """Characters of a key's identity: Redis keys carry it, and a B-tree entry holds at most about 2,700 bytes anyway."""
 
@@ -127,10 +133,16 @@ def canonical_table(table: str) -> str:
             'not a table name; spell it as in SQL: page_views, shop.orders, "Order" (capitals and spaces need quotes)',
             table=table[:200],
         )
+    if len(table) > _SHORT and any(len(_unquoted(part).encode()) > MAX_NAME_BYTES for part in _PARTS.findall(table)):
+        raise InvalidEvent(f"a name of more than {MAX_NAME_BYTES} bytes, which PostgreSQL cuts off", table=table[:200])
     name = _NEEDLESS_QUOTES.sub(r"\1", table)
     if name != name.lower() and any(part != part.lower() for part in re.sub(r'"(?:[^"]|"")+"', "", name).split(".")):
         raise InvalidEvent('SQL folds capitals outside of quotes; spell the table as "Order" or in lower case', table)
     return name
+
+
+def _unquoted(part: str) -> str:
+    return part[1:-1].replace('""', '"') if part.startswith('"') else part
 
 
 def seal(change: Change) -> tuple[dict[str, Any], str | None]:
@@ -152,9 +164,7 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
         if not change.key:
             raise InvalidEvent("a key is needed: {column: value} of the primary key or of a unique index")
         wire["key"] = _seal_columns(change.key)
-        name = identity(change.key)
-        if len(name) > MAX_IDENTITY:
-            raise InvalidEvent(f"the key is {len(name)} characters long, more than {MAX_IDENTITY}")
+        name = _identified(change.key)
         if change.delete:
             if change.set or change.add or change.max or change.min:
                 raise InvalidEvent("a delete cannot also set, add, max or min")
@@ -168,6 +178,13 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
     except InvalidEvent as error:
         raise type(error)(error.problem, error.table or str(table)[:200], error.column) from None
     return wire, name
+
+
+def _identified(key: Columns) -> str:
+    name = identity(key)
+    if len(name) > MAX_IDENTITY:
+        raise InvalidEvent(f"the key is {len(name)} characters long, more than {MAX_IDENTITY}")
+    return name
 
 
 def _seal_columns(columns: Columns) -> dict[str, Any]:
@@ -186,6 +203,8 @@ def _seal_columns(columns: Columns) -> dict[str, Any]:
 def _check_name(name: object) -> None:
     if not _is_text(name) or not name or "\x00" in name:
         raise InvalidEvent(f"a column name must be text, not {name!r:.80}")
+    if len(name) > MAX_NAME_BYTES or (not name.isascii() and len(name.encode()) > MAX_NAME_BYTES):
+        raise InvalidEvent(f"a column name of more than {MAX_NAME_BYTES} bytes, which no table has: {name!r:.80}")
 
 
 def _is_text(value: object) -> TypeGuard[str]:
@@ -211,8 +230,8 @@ _SUMMABLE: Final = (int, float, Decimal, timedelta)
 
 def _check_operands(change: Change) -> None:
     key, set_, add, max_, min_ = change.key, change.set, change.add, change.max, change.min
-    named = [*key, *set_, *add, *max_, *min_]
-    if len(frozenset(named)) != len(named):
+    if len({*key, *set_, *add, *max_, *min_}) != len(key) + len(set_) + len(add) + len(max_) + len(min_):
+        named = [*key, *set_, *add, *max_, *min_]
         twice = next(name for name in named if named.count(name) > 1)
         raise InvalidEvent("the column appears twice in one change (in key, set, add, max, min)", column=twice)
     for name, value in add.items():
@@ -250,7 +269,7 @@ def unseal(change: Change) -> tuple[Change, str | None]:
         if change.delete and (change.set or change.add or change.max or change.min):
             raise InvalidEvent("a delete cannot also set, add, max or min")
         _check_operands(change)
-        return change, identity(change.key)
+        return change, _identified(change.key)
     except InvalidEvent as error:
         raise InvalidEvent(error.problem, error.table or table, error.column) from None
 
@@ -260,7 +279,7 @@ _PLAIN: Final = frozenset({int, float, bool, type(None)})
 
 def _unseal_columns(columns: dict[str, Any]) -> None:
     for name, value in columns.items():
-        if not name or "\x00" in name:
+        if not name or len(name) > _SHORT or "\x00" in name:
             _check_name(name)
         if type(value) not in _PLAIN:
             columns[name] = from_wire(value)

@@ -18,7 +18,20 @@ import msgspec
 from pipeline.core.change import Change, Event, check_event_id, unseal
 from pipeline.errors import InvalidEvent
 
-__all__ = ["OPEN_END", "Envelope", "Malformed", "accepted_ms", "arguments", "decode", "flush_message", "kwargs_json"]
+__all__ = [
+    "ENCODINGS",
+    "OPEN_END",
+    "Envelope",
+    "Malformed",
+    "accepted_ms",
+    "arguments",
+    "body_of",
+    "decode",
+    "flush_message",
+    "kwargs_json",
+    "malformed_kwargs",
+    "read_arguments",
+]
 
 OPEN_END: Final = b"}}"
 """What the write script puts after ``[seq,ms]`` to complete a message."""
@@ -42,16 +55,25 @@ class Envelope:
         """The message, open at its end. ``event`` (the id) and ``kwargs`` are JSON texts already."""
         return self.wrap(event, (b"[[]," + kwargs + b",{}]").decode())
 
-    def wrap(self, event: bytes, body: str, refused: str | None = None) -> bytes:
-        """The message with this body, open at its end; ``refused`` says why the write side did not accept it."""
+    def wrap(self, event: bytes, body: str, refused: str | None = None, delivery: bytes | None = None) -> bytes:
+        """The message with this body, open at its end.
+
+        ``refused`` says why the write side did not accept it; ``delivery`` is its delivery tag, if not the event's id.
+        """
         why = b"" if refused is None else b',"refused":' + _to_json(refused)
-        return b"".join((self._head, event, b'},"body":', _to_json(body), self._middle, event, why, b',"pipeline":'))
+        tag = delivery or event
+        return b"".join((self._head, tag, b'},"body":', _to_json(body), self._middle, event, why, b',"pipeline":'))
 
 
 def kwargs_json(changes: list[dict[str, Any]], shard_by: str | None = None) -> bytes:
     """The keyword arguments of ``apply_event`` for wire changes: one inline, several under ``changes``."""
     kwargs = changes[0] if len(changes) == 1 else {"changes": changes}
     return _to_json(kwargs if shard_by is None else {**kwargs, "shard_by": shard_by})
+
+
+def malformed_kwargs(raw: bytes, reason: str) -> bytes:
+    """The keyword arguments of a message that carries another one, which is none, to the flush that buries it."""
+    return _to_json(_Carried(raw, reason))
 
 
 def flush_message(task: str, queue: str, shard: int, placeholder: str) -> bytes:
@@ -84,22 +106,31 @@ class Malformed(msgspec.Struct, frozen=True):
 _Counter = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # as Lua counts; as milliseconds, a date that PostgreSQL has
 
 
+class _Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    malformed: bytes
+    reason: str
+
+
 class _Headers(msgspec.Struct, frozen=True):
     id: str
     task: str = ""
     pipeline: tuple[_Counter, _Counter] | None = None
     refused: str | None = None
 
+    compression: str | None = None
+
 
 class _Properties(msgspec.Struct, frozen=True):
+    delivery_tag: str  # not needed here, but Celery loses a message without one, and makes none
     body_encoding: str | None = None
 
 
 class _Message(msgspec.Struct, frozen=True, rename="kebab"):
     body: str
     headers: _Headers
-    properties: _Properties = _Properties()
+    properties: _Properties
     content_type: str | None = None
+    content_encoding: str | None = None
 
 
 class _Kwargs(Change, frozen=True, forbid_unknown_fields=True):
@@ -111,6 +142,11 @@ class _Kwargs(Change, frozen=True, forbid_unknown_fields=True):
 _decode_message: Final = msgspec.json.Decoder(_Message).decode
 _decode_change: Final = msgspec.json.Decoder(tuple[list[Any], Change, Any]).decode
 _decode_kwargs: Final = msgspec.json.Decoder(tuple[list[Any], _Kwargs, Any]).decode
+_decode_body: Final = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], Any]).decode
+_decode_carried: Final = msgspec.json.Decoder(tuple[list[Any], _Carried, Any]).decode
+
+ENCODINGS: Final = frozenset({None, "", "utf-8", "utf8", "us-ascii", "ascii", "binary"})
+"""Names of the encoding of a body that is JSON in UTF-8, as clients give it."""
 
 
 def accepted_ms(raw: bytes) -> int | None:
@@ -132,19 +168,23 @@ def decode(raw: bytes, task: str) -> Event | Malformed:
             raise InvalidEvent(f"a message of the task {headers.task!r:.200}, not {task!r}")
         if message.content_type != "application/json":
             raise InvalidEvent(f"a message of content type {message.content_type!r:.200}, not application/json")
-        return _event(headers, _body(message), raw)
+        if message.content_encoding not in ENCODINGS and str(message.content_encoding).lower() not in ENCODINGS:
+            raise InvalidEvent(f"a message in the encoding {message.content_encoding!r:.200}, not utf-8")
+        if headers.compression:
+            raise InvalidEvent(f"a body compressed with {headers.compression!r:.200}; only the ingress queue takes one")
+        return _event(headers, body_of(message.body, message.properties.body_encoding), raw)
     except RecursionError:
         return _malformed(headers, "nested too deeply", raw)
     except InvalidEvent as error:
-        return _malformed(headers, str(error), raw)
+        return _carried(raw) or _malformed(headers, str(error), raw)
     except ValueError as error:  # of msgspec, of base64, of UTF-8
         return _malformed(headers, f"not a Celery message: {error}", raw)
 
 
 def arguments(event: Event) -> dict[str, Any]:
     """The arguments of ``apply_event`` as they stand in the event's message, typed values as tagged objects."""
-    body = msgspec.json.decode(_body(_decode_message(event.raw)), type=tuple[Any, dict[str, Any], Any])
-    return body[1]
+    message = _decode_message(event.raw)
+    return _decode_body(body_of(message.body, message.properties.body_encoding))[1]
 
 
 def _malformed(headers: _Headers | None, reason: str, raw: bytes) -> Malformed:
@@ -154,25 +194,47 @@ def _malformed(headers: _Headers | None, reason: str, raw: bytes) -> Malformed:
     return Malformed(reason, raw, headers.id, seq, accepted_ms)
 
 
-def _body(message: _Message) -> bytes | str:
-    encoding = message.properties.body_encoding
+def _carried(raw: bytes) -> Malformed | None:
+    """The message that ``raw`` carries, if it was made with `malformed_kwargs`."""
+    try:
+        message = _decode_message(raw)
+        _, carried, _ = _decode_carried(message.body)
+    except (ValueError, RecursionError):
+        return None
+    seq, accepted_ms = message.headers.pipeline or (None, None)
+    return Malformed(carried.reason, carried.malformed, _id_of(carried.malformed), seq, accepted_ms)
+
+
+def _id_of(raw: bytes) -> str | None:
+    try:
+        return _decode_message(raw).headers.id
+    except (ValueError, RecursionError):
+        return None
+
+
+def body_of(body: str, encoding: str | None) -> bytes | str:
+    """The JSON text in the body of a message.
+
+    Raises:
+        InvalidEvent, ValueError: another encoding, or not encoded so.
+    """
     if encoding == "base64":
-        return base64.b64decode(message.body, validate=True)
-    if encoding in {None, "utf-8"}:
-        return message.body
+        return base64.b64decode(body, validate=True)
+    if encoding in {None, "", "utf-8"}:
+        return body
     raise InvalidEvent(f"a body encoded as {encoding!r:.200}, not base64 or utf-8")
 
 
 def _event(headers: _Headers, body: bytes | str, raw: bytes) -> Event:
-    args, changes, shard_by = _arguments(body)
+    args, changes, shard_by = read_arguments(body)
     if args:
         raise InvalidEvent("apply_event takes keyword arguments only")
-    unsealed = [unseal(change) for change in changes]
+    unsealed, identities = zip(*map(unseal, changes), strict=True)
     seq, accepted_ms = headers.pipeline or (None, None)
     return Event(
         id=check_event_id(headers.id),
-        changes=tuple([change for change, _ in unsealed]),
-        identities=tuple([identity for _, identity in unsealed]),
+        changes=unsealed,
+        identities=identities,
         raw=raw,
         seq=seq,
         accepted_ms=accepted_ms,
@@ -181,13 +243,17 @@ def _event(headers: _Headers, body: bytes | str, raw: bytes) -> Event:
     )
 
 
-def _arguments(body: bytes | str) -> tuple[list[Any], list[Change], str | None]:
-    """Positional arguments, changes and ``shard_by`` in the body of a message."""
+def read_arguments(body: bytes | str) -> tuple[list[Any], list[Change], str | None]:
+    """Positional arguments, changes (their values still tagged) and ``shard_by`` in the body of a message.
+
+    Raises:
+        InvalidEvent: not the arguments of an event.
+    """
     try:
         args, change, _ = _decode_change(body)  # nearly every message is one change and nothing else
     except msgspec.ValidationError:
         try:
-            args, kwargs, _ = _decode_kwargs(body)
+            args, kwargs = _lenient(body)
         except msgspec.ValidationError as error:
             raise InvalidEvent(f"not the arguments of an event: {error}") from None
     else:
@@ -200,3 +266,21 @@ def _arguments(body: bytes | str) -> tuple[list[Any], list[Change], str | None]:
     if not kwargs.changes:
         raise InvalidEvent("changes=[] holds no change")
     return args, kwargs.changes, kwargs.shard_by
+
+
+def _lenient(body: bytes | str) -> tuple[list[Any], _Kwargs]:
+    """The arguments, where ``None`` is an argument that was not given: clients pass them on, as ``set=None``."""
+    try:
+        args, kwargs, _ = _decode_kwargs(body)
+    except msgspec.ValidationError:
+        args, given, _ = _decode_body(body)
+        if isinstance(given.get("changes"), list):
+            given["changes"] = [_given(change) for change in given["changes"]]
+        return args, msgspec.convert(_given(given), _Kwargs)
+    return args, kwargs
+
+
+def _given(arguments: Any) -> Any:
+    if not isinstance(arguments, dict):
+        return arguments
+    return {name: value for name, value in arguments.items() if value is not None}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["Meaning", "classify"]
+__all__ = ["Contact", "Meaning", "classify"]
 
 
 class Meaning(StrEnum):
@@ -24,6 +24,14 @@ class Meaning(StrEnum):
     PARENT_MISSING = "parent missing"  # a referenced row may still be on its way
     SYSTEMIC = "systemic"  # the schema or the grants are wrong: no event is to blame
     UNKNOWN = "unknown"  # tried a bounded number of times, then treated as poison
+
+
+class Contact(StrEnum):
+    """Whether PostgreSQL was there when something went wrong."""
+
+    KEPT = "kept"  # it answered
+    LOST = "lost"  # the connection broke while the batch was being written: that may be the batch's fault
+    NEVER = "never"  # no connection could be had: the batch was not even tried
 
 
 _MEANINGS: Final[dict[str, Meaning]] = {

@@ -245,8 +245,13 @@ def identity(key: Columns) -> str:
     """
     if len(key) == 1:
         ((name, value),) = key.items()
-        return f"{name.translate(_QUOTE)}={_key_text(name, value)}"
-    return "&".join(f"{name.translate(_QUOTE)}={_key_text(name, key[name])}" for name in sorted(key))
+        return f"{_quoted(name)}={_key_text(name, value)}"
+    return "&".join(f"{_quoted(name)}={_key_text(name, key[name])}" for name in sorted(key))
+
+
+def _quoted(text: str) -> str:
+    # nothing in an identifier or in an alphanumeric text has to be quoted, and asking is much cheaper than translating
+    return text if text.isalnum() or text.isidentifier() else text.translate(_QUOTE)
 
 
 def _key_text(name: str, value: Value) -> str:
@@ -262,6 +267,6 @@ def _key_text(name: str, value: Value) -> str:
             what = "NULL" if value is None else f"a {type(value).__qualname__}"
             raise InvalidEvent(f"{what} cannot identify a row", column=name)
     try:
-        return as_text(value).translate(_QUOTE)
+        return _quoted(as_text(value))
     except InvalidEvent as error:
         raise InvalidEvent(error.problem, column=name) from None

@@ -9,7 +9,7 @@ import msgspec
 from pipeline.core.failure import Meaning
 from pipeline.core.retry import RetryPolicy, delay
 
-__all__ = ["Bury", "Halve", "Leave", "Retry", "Verdict", "crashes_inherited", "judge_crash", "judge_failure"]
+__all__ = ["Bury", "Halve", "Leave", "Retry", "Verdict", "judge_crash", "judge_failure"]
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -35,32 +35,24 @@ class Leave(msgspec.Struct, frozen=True):
 Verdict = Retry | Halve | Bury | Leave
 
 _CRASHES: Final = 3
-"""A batch that took its worker along this often is halved: log2(n) + 3 attempts find the one event that does it."""
+"""An event is buried when so many flushers died over it without a word: one with others in the batch, two alone."""
 
 _TIMEOUTS: Final = 2
 """A batch that ran into the statement timeout this often is halved."""
 
 
 def judge_crash(begun: int, failures: int, events: int) -> Halve | Bury | None:
-    """What to do with a batch before it is tried: has it been begun again and again without any word of an error?
+    """What to do with a batch that was ``begun`` more often than an error was heard of: its flushers died over it.
 
-    A flusher that hangs or is cut off before it has begun to write says nothing about the batch. ``None``: go on.
+    One event may be to blame. So the batch is halved at once, and again until one event is left: that takes
+    log2(events) + 3 attempts, and costs next to nothing if the reason was another. ``None``: go on.
     """
     crashes = begun - failures
+    if events > 1:
+        return Halve() if crashes > 0 else None
     if crashes < _CRASHES:
         return None
-    if events > 1:
-        return Halve()
-    return Bury(f"the worker died {crashes} times while it applied this event alone")
-
-
-def crashes_inherited(events: int) -> int:
-    """How many crashes of a batch of ``events`` count against the half of it that stays frozen.
-
-    All but one: the half is tried once before it is halved in turn. None against a single event: it must have died
-    alone before it is buried.
-    """
-    return _CRASHES - 1 if events > 2 else 0  # noqa: PLR2004 - the older half of 3 is 2
+    return Bury(f"{crashes} flushers, or their connections to PostgreSQL, died over this event, the last ones alone")
 
 
 def judge_failure(

@@ -85,6 +85,7 @@ class Application:
         self._catalog = catalog
         self._plans = plans
         self._probe = probe
+        self._begun = False
         self._looked_again = False
         self._tables: dict[int, Table] = {}
         self._names: dict[int, str] = {}
@@ -101,6 +102,7 @@ class Application:
         if ledger is None:
             return self._applied_before()
         begin()
+        self._begun = True
         self._probe(Step.LOCKED)
         seq, window, warning = self._place(ledger)
         self._freshen()
@@ -120,7 +122,7 @@ class Application:
                 "seq": seq,
                 "batch_id": batch.id,
                 # also of those that were applied before: what is missing here was set aside
-                "event_ids": [_entry_id(batch.entries[position]) for position in here],
+                "event_ids": "\n".join([_entry_id(batch.entries[position]) for position in here]),
                 "row_count": self._rows,
                 "dead_count": len(bad),
                 "recheck_from": window and window.start,
@@ -152,6 +154,11 @@ class Application:
     def table(self) -> str | None:
         """The table that was being written when something went wrong, as its changes spell it."""
         return None if self._writer.at is None else self._names[self._writer.at.oid]
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection broke after the batch was begun."""
+        return self._begun and self._connection.broken
 
     def _freshen(self) -> None:
         """See that what the catalog's cache says of the batch's tables is still so."""
@@ -259,7 +266,7 @@ class Application:
                 events.append(entry)
         for event, finding in self._second_chances(isolate(events, self._attempt, self._attempt_alone), events):
             if finding.meaning is Meaning.PARENT_MISSING and self._batch.paused:
-                raise ApplyFailed(finding.reason, finding.sqlstate, Meaning.SYSTEMIC, finding.table)
+                raise ApplyFailed(finding.reason, finding.sqlstate, Meaning.SYSTEMIC, finding.table, event=event.id)
             if finding.meaning is not Meaning.POISON and not self._batch.final:
                 raise ApplyFailed(finding.reason, finding.sqlstate, finding.meaning)
             bad[place[id(event)]] = finding

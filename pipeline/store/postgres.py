@@ -12,7 +12,7 @@ from psycopg_pool import PoolTimeout
 
 from pipeline.config import Config
 from pipeline.core.change import Event
-from pipeline.core.failure import Meaning, classify
+from pipeline.core.failure import Contact, Meaning, classify
 from pipeline.errors import ApplyFailed
 from pipeline.ports import Applied, Batch, nothing
 from pipeline.store.application import Application, text_of_error
@@ -56,7 +56,7 @@ class PostgresStore:
             self._forget()  # the schema seems wrong, or our copy of it is old: look again, once
         return self._run(batch, run)
 
-    def probe(self, event: Event, *, paused: bool) -> str | None:
+    def probe(self, event: Event, *, paused: bool) -> ApplyFailed | None:
         """See `pipeline.ports.Store.probe`."""
         self._forget()
         batch = Batch(shard=-1, id="", seq=0, entries=[event], final=True, failures=0, paused=paused)
@@ -64,9 +64,13 @@ class PostgresStore:
             self._run(batch, Application.rehearse)
         except ApplyFailed as error:
             if error.meaning == Meaning.SYSTEMIC:
-                return str(error)
+                return error
             raise
         return None
+
+    def reachable(self) -> bool:
+        """See `pipeline.ports.Store.reachable`."""
+        return self._sessions.reachable()
 
     def _run(self, batch: Batch, run: Callable[[Application], T]) -> T:
         application: Application | None = None
@@ -92,13 +96,17 @@ class PostgresStore:
                 str(error), "42703", Meaning.SYSTEMIC, application.table if application else None
             ) from error
         except (psycopg.Error, PoolTimeout) as error:
-            raise _failure(error, application.table if application else None) from error
+            raise _failure(error, application) from error
 
     def _forget(self) -> None:
         self._catalog.forget()
         self._plans.clear()
 
 
-def _failure(error: Exception, table: str | None) -> ApplyFailed:
+def _failure(error: Exception, application: Application | None) -> ApplyFailed:
     sqlstate = getattr(error, "sqlstate", None)
-    return ApplyFailed(text_of_error(error), sqlstate, classify(sqlstate), table)
+    table = application.table if application else None
+    contact = Contact.NEVER if application is None else Contact.KEPT
+    if application is not None and application.lost and sqlstate is None:
+        contact = Contact.LOST  # without a word: an administrator's end of a session has a SQLSTATE
+    return ApplyFailed(text_of_error(error), sqlstate, classify(sqlstate), table, contact)

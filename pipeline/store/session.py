@@ -128,6 +128,14 @@ class Sessions:
         psycopg.connect(self._url, **self._arguments).close()
         self._doubtful = False
 
+    def reachable(self) -> bool:
+        """Whether a connection can be made now; takes five seconds to say no to a server that does not answer."""
+        try:
+            self._probe()
+        except psycopg.Error:
+            return False
+        return True
+
     def _open(self) -> ConnectionPool[psycopg.Connection[Any]]:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():

@@ -65,7 +65,7 @@ def test_a_batch_that_was_halved_meanwhile_cannot_be_acknowledged(make_buffer: M
     buffer = make_buffer()
     accept(buffer, "abcd")
     whole = claimed(buffer)
-    buffer.halve(whole, crashes=0)
+    buffer.halve(whole, suspected=False)
     assert not buffer.acknowledge(whole, settled(whole), 1)
     assert overlay(client, 1) == ["a", "b", "c", "d"]
     assert names_of(claimed(buffer)) == ["a", "b"]
@@ -128,14 +128,16 @@ def test_a_zombie_that_holds_the_whole_batch_does_no_harm_to_an_acknowledgement_
 def begin_to_acknowledge(client: Any, claim: Claimed, done: int) -> None:
     """What a flusher did that died after its first call: the oldest ``done`` events are dropped and settled."""
     script = (files("pipeline.buffer") / "lua" / "acknowledge.lua").read_text()
-    keys = ["pipeline.batch.{0}", "pipeline.shard.{0}"]
-    args: list[Any] = [claim.id, len(claim.messages), done, 1, 1000]
+    keys = ["pipeline.batch.{0}", "pipeline.shard.{0}", "pipeline.parked.{0}", "pipeline.held.{0}"]
+    numbers: list[int] = []
     for event in events_of(claim)[:done]:
         keys += (
             f"pipeline.overlay.{{0}}:views:{event.identities[0]}",
             f"pipeline.row.{{0}}:views:{event.identities[0]}",
         )
-        args += (1, event.seq, 0)
+        assert event.seq is not None
+        numbers += (1, event.seq, 0)
+    args = [claim.id, len(claim.messages), done, 1, 1000, 0, 0, msgspec.msgpack.encode(numbers)]
     assert client.eval(script, len(keys), *keys, *args) == len(claim.messages) - done
 
 

@@ -1,9 +1,10 @@
 """Any `Buffer`: a batch is frozen until it is acknowledged, whoever claims it."""
 
+import msgspec
 import pytest
 
 from pipeline.core.change import Change
-from pipeline.ports import Busy, Claimed, Empty, Resting
+from pipeline.ports import Busy, Claimed, Empty, FailureKind, PausedTable, Resting
 from tests.conformance.conftest import MakeBuffer
 from tests.conformance.lane import accept, claimed, names_of, settled
 from tests.integration.scene import eventually
@@ -97,7 +98,7 @@ def test_only_who_has_begun_counts(make_buffer: MakeBuffer) -> None:
     assert claimed(buffer).begun == 2
     buffer.fail(claim, "no luck", 0)
     assert (claimed(buffer).begun, claimed(buffer).failures) == (2, 1)
-    assert buffer.halve(claim, crashes=0)
+    assert buffer.halve(claim, suspected=False)
     buffer.begin(claim)  # of a batch that is not frozen any more
     assert claimed(buffer).begun == 1
 
@@ -122,7 +123,7 @@ def test_a_failed_batch_rests_and_comes_back_unchanged(make_buffer: MakeBuffer) 
     resting = buffer.claim(0, "you")
     assert isinstance(resting, Resting)
     assert 20 < resting.seconds <= 30
-    buffer.fail(claim, "again", 0.001, bounded=True)
+    buffer.fail(claim, "again", 0.001, FailureKind.BOUNDED)
     late = eventually(lambda: isinstance(c := buffer.claim(0, "you"), Claimed) and c, "rests for ever")
     assert (late.id, late.seq, late.messages) == (claim.id, claim.seq, claim.messages)
     assert (late.begun, late.failures, late.tries) == (2, 2, 1)
@@ -141,7 +142,7 @@ def test_the_failures_of_a_batch_end_with_it(make_buffer: MakeBuffer) -> None:
     buffer = make_buffer(batch_size=1)
     accept(buffer, "ab")
     claim = claimed(buffer)
-    buffer.fail(claim, "no luck", 0, bounded=True)
+    buffer.fail(claim, "no luck", 0, FailureKind.BOUNDED)
     again = claimed(buffer)
     assert buffer.acknowledge(again, settled(again), 1)
     following = claimed(buffer)
@@ -161,6 +162,30 @@ def test_a_failure_of_a_batch_that_is_gone_is_not_recorded(make_buffer: MakeBuff
     assert buffer.states()[0].error is None
 
 
+def test_a_batch_that_could_not_even_be_tried_can_be_woken(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(shards=2)
+    accept(buffer, "a")
+    claim = claimed(buffer)
+    buffer.fail(claim, "connection refused", 300, FailureKind.UNREACHABLE)
+    assert buffer.states()[0].unreachable
+    buffer.wake([0, 1])
+    assert claimed(buffer).messages == claim.messages
+    assert not buffer.states()[0].unreachable
+
+
+def test_only_the_last_failure_says_whether_postgresql_was_unreachable(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(batch_size=1)
+    accept(buffer, "ab")
+    buffer.fail(claimed(buffer), "connection refused", 0, FailureKind.UNREACHABLE)
+    claim = claimed(buffer)
+    assert buffer.states()[0].unreachable
+    buffer.fail(claim, "no luck", 0)
+    assert not buffer.states()[0].unreachable
+    buffer.fail(claim, "connection refused", 0, FailureKind.UNREACHABLE)
+    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert not buffer.states()[0].unreachable
+
+
 # --- halving ----------------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +195,7 @@ def test_halving_keeps_the_older_half_and_the_order(make_buffer: MakeBuffer, hel
     accept(buffer, held)
     accept(buffer, "yz")
     whole = claimed(buffer)
-    assert buffer.halve(whole, crashes=0)
+    assert buffer.halve(whole, suspected=False)
     half = claimed(buffer)
     assert (half.id != whole.id, half.seq) == (True, whole.seq)
     assert "".join(names_of(half)) == held[:kept]
@@ -179,27 +204,63 @@ def test_halving_keeps_the_older_half_and_the_order(make_buffer: MakeBuffer, hel
     assert "".join(names_of(rest)) == held[kept:] + "yz"
 
 
-def test_a_half_starts_with_the_crashes_that_are_put_to_its_account(make_buffer: MakeBuffer) -> None:
+def test_a_half_of_what_was_set_aside_goes_back_before_what_came_later(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(batch_size=4)
+    accept(buffer, "abcdef")
+    for _ in range(2):
+        claim = claimed(buffer)
+        aside = [
+            msgspec.structs.replace(event, aside=message)
+            for event, message in zip(settled(claim), claim.messages, strict=True)
+        ]
+        assert buffer.acknowledge(claim, aside, claim.seq)
+    buffer.pause(0, PausedTable("views", 0, "gone", b"{}"))
+    buffer.resume(0, "views")
+    accept(buffer, "g")
+    seen = []
+    while isinstance(found := buffer.claim(0, "me"), Claimed):
+        if len(found.messages) > 2:
+            assert buffer.halve(found, suspected=False)
+            continue
+        seen += names_of(found)
+        assert buffer.acknowledge(found, settled(found), found.seq)
+    assert "".join(seen) == "abcdefg"
+
+
+def test_a_connection_that_died_over_a_batch_counts_like_a_flusher_that_did(make_buffer: MakeBuffer) -> None:
     buffer = make_buffer()
-    accept(buffer, "abcd")
-    buffer.fail(claimed(buffer), "no luck", 0)
-    for _ in range(5):
-        buffer.begin(claimed(buffer))
+    accept(buffer, "ab")
+    claim = claimed(buffer)
+    buffer.begin(claim)
+    buffer.fail(claim, "server closed the connection", 0, FailureKind.SILENT)
+    again = claimed(buffer)
+    assert (again.begun, again.failures) == (1, 0)
+    assert buffer.states()[0].error == "server closed the connection"
+
+
+def test_the_other_half_of_a_suspected_batch_is_searched_next(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(batch_size=8)
+    accept(buffer, "abcdefghijkl")
     whole = claimed(buffer)
-    assert (whole.begun, whole.failures) == (6, 1)
-    assert buffer.halve(whole, crashes=2)
-    half = claimed(buffer)
-    assert (half.begun, half.failures) == (3, 1)  # one that failed, and two that count as crashes
+    buffer.fail(whole, "no luck", 0)
+    buffer.begin(whole)
+    assert buffer.halve(whole, suspected=True)
+    searched = []
+    while isinstance(found := buffer.claim(0, "me"), Claimed):
+        searched.append(("".join(names_of(found)), found.begun - found.failures))
+        assert buffer.acknowledge(found, settled(found), found.seq)
+    # one death counts against an event that is left alone
+    assert searched == [("abcd", 0), ("ef", 0), ("g", 1), ("h", 1), ("ijkl", 0)]
 
 
 def test_a_single_event_and_a_batch_that_is_gone_cannot_be_halved(make_buffer: MakeBuffer) -> None:
     buffer = make_buffer()
     accept(buffer, "a", Change("views", {"page": 1}))
     single = claimed(buffer)
-    assert not buffer.halve(single, crashes=0)
+    assert not buffer.halve(single, suspected=False)
     assert claimed(buffer).id == single.id
     assert buffer.acknowledge(single, settled(single), 1)
     accept(buffer, "bcd")
     claimed(buffer)
-    assert not buffer.halve(single, crashes=0)
+    assert not buffer.halve(single, suspected=False)
     assert names_of(claimed(buffer)) == ["b", "c", "d"]

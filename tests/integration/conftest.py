@@ -1,14 +1,20 @@
 """A scene for each test: an empty Redis, and a database in which ``pipeline migrate`` has run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from pipeline import Config, Pipeline
-from pipeline.contrib.embedded import Postgres
+from pipeline.contrib.embedded import Postgres, Valkey
 from tests.integration.scene import Scene
+
+MakeValkey = Callable[..., Valkey]
+MakePipeline = Callable[..., Pipeline]
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +58,28 @@ def redis_scene(redis_url: str) -> Iterator[Scene]:
     scene = Scene(redis_url, "postgresql://nowhere.invalid/none")
     yield scene
     scene.close()
+
+
+@pytest.fixture
+def make_valkey(tmp_path: Path) -> Iterator[MakeValkey]:
+    """Starts a Valkey of this test's own, with the given lines of configuration."""
+    with ExitStack() as stack:
+        started: list[Valkey] = []
+
+        def start(**lines: Any) -> Valkey:
+            config: Mapping[str, Any] = {name.replace("_", "-"): value for name, value in lines.items()}
+            started.append(server := Valkey(tmp_path / f"valkey-{len(started)}", config=config))
+            return stack.enter_context(server)
+
+        yield start
+
+
+@pytest.fixture
+def pipeline_on() -> Iterator[Callable[..., Pipeline]]:
+    """Makes a pipeline with one shard on a Valkey."""
+    with ExitStack() as stack:
+
+        def make(server: Valkey, **settings: Any) -> Pipeline:
+            return stack.enter_context(Pipeline(Config(**{"shards": 1, **settings}, redis_url=server.url)))
+
+        yield make

@@ -15,12 +15,13 @@ MADE: dict[str, PipelineError] = {
     "InvalidEvent": errors.InvalidEvent("a problem", "t", "a"),
     "EventTooLarge": errors.EventTooLarge("too large", "t"),
     "PipelineFull": errors.PipelineFull(3, 100, 100, 7),
+    "DurabilityNotReached": errors.DurabilityNotReached("disk", "memory", "no AOF", ["first", None]),
     "TopologyMismatch": errors.TopologyMismatch("shards", "8", "4"),
     "BufferUnavailable": errors.BufferUnavailable("away"),
     "StoreError": errors.StoreError("a problem", "42601"),
     "StoreUnavailable": errors.StoreUnavailable("away", "57P03"),
     "NotMigrated": errors.NotMigrated("run it", "3F000"),
-    "ApplyFailed": errors.ApplyFailed("a problem", "23505", "poison", "t"),
+    "ApplyFailed": errors.ApplyFailed("a problem", "23505", "poison", "t", "lost", "an event"),
 }
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.failure import Meaning, classify
 from pipeline.core.retry import RetryPolicy, delay
-from pipeline.core.verdict import Bury, Halve, Leave, Retry, crashes_inherited, judge_crash, judge_failure
+from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
 
 POLICY = RetryPolicy(base_seconds=0.2, cap_seconds=30.0, attempts=5)
 
@@ -83,44 +83,22 @@ def test_however_many_failures_there_were_the_delay_is_finite(failures: int) -> 
     ("begun", "failures", "events", "verdict"),
     [
         (0, 0, 5000, None),
-        (1, 1, 5000, None),  # it ended with an error, and not with a dead worker
-        (2, 0, 5000, None),
-        (3, 0, 5000, Halve()),
-        (3, 1, 5000, None),
-        (4, 1, 5000, Halve()),
-        (3, 0, 2, Halve()),
+        (1, 1, 5000, None),  # it ended with an error, and not with a dead flusher
+        (1, 0, 5000, Halve()),
+        (4, 3, 2, Halve()),
+        (2, 0, 1, None),
+        (99, 97, 1, None),
         (99, 99, 1, None),
     ],
 )
-def test_a_batch_that_keeps_taking_its_worker_along_is_halved(
-    begun: int, failures: int, events: int, verdict: object
-) -> None:
+def test_a_batch_over_which_a_flusher_died_is_halved(begun: int, failures: int, events: int, verdict: object) -> None:
     assert judge_crash(begun, failures, events) == verdict
 
 
-def test_an_event_that_keeps_killing_its_worker_alone_is_buried() -> None:
-    verdict = judge_crash(3, 0, 1)
+def test_an_event_over_which_flushers_keep_dying_is_buried() -> None:
+    verdict = judge_crash(5, 2, 1)
     assert isinstance(verdict, Bury)
-    assert "died 3 times" in verdict.reason
-
-
-def claims_until_buried(events: int) -> int:
-    """Claims of a batch whose oldest event kills every worker, until that event is buried."""
-    crashes, total = 0, 0
-    while True:
-        total += 1
-        match judge_crash(crashes, 0, events):
-            case Bury():
-                return total
-            case Halve():
-                crashes, events = crashes_inherited(events), (events + 1) // 2
-            case None:
-                crashes += 1
-
-
-@given(st.integers(1, 5000))
-def test_a_killer_is_found_in_a_few_claims_and_dies_alone_before_it_is_buried(events: int) -> None:
-    assert claims_until_buried(events) <= 2 * math.ceil(math.log2(events)) + 8
+    assert verdict.reason.startswith("3 flushers")
 
 
 @pytest.mark.parametrize("meaning", [meaning for meaning in Meaning if meaning is not Meaning.BUSY])

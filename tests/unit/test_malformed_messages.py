@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.change import Change, Event, seal
-from pipeline.core.codec import Malformed, accepted_ms, decode
-from tests.unit.messages import TASK, message
+from pipeline.core.codec import OPEN_END, Envelope, Malformed, accepted_ms, decode, malformed_kwargs
+from tests.unit.messages import QUEUE, TASK, message
 from tests.unit.strategies import changes
 
 GOOD: dict[str, Any] = json.loads(message("an-id", [Change("t", {"id": 1}, {"a": 1})]))
+TAG = {"delivery_tag": "a-tag"}
 CHANGE = {"table": "t", "key": {"id": 1}}
 
 
@@ -71,6 +72,8 @@ def malformed(raw: bytes) -> Malformed:
         without("body"),
         without("headers"),
         without("headers", "id"),
+        without("properties"),
+        without("properties", "delivery_tag"),
         json.dumps(GOOD).encode()[:-1],
         json.dumps(GOOD).encode() + b"x",
         json.dumps(GOOD).encode("utf-16"),
@@ -90,10 +93,18 @@ def test_what_is_no_celery_message_has_a_reason_and_no_id(raw: bytes) -> None:
         (changed("headers", task="other.task"), "a message of the task 'other.task', not 'pipeline.apply_event'"),
         (without("content-type"), "content type None"),
         (json.dumps({**GOOD, "content-type": "application/x-yaml"}).encode(), "content type 'application/x-yaml'"),
+        (json.dumps({**GOOD, "content-encoding": "utf-16"}).encode(), "encoding 'utf-16'"),
+        (changed("headers", compression="application/x-gzip"), "compressed with 'application/x-gzip'"),
         (changed("properties", body_encoding="rot13"), "encoded as 'rot13'"),
         (changed("properties", body_encoding="base64"), "not a Celery message"),
-        (json.dumps({**GOOD, "properties": {"body_encoding": "base64"}, "body": "é"}).encode(), "not a Celery message"),
-        (json.dumps({**GOOD, "properties": {"body_encoding": "base64"}, "body": "/w=="}).encode(), "not a Celery"),
+        (
+            json.dumps({**GOOD, "properties": {**TAG, "body_encoding": "base64"}, "body": "é"}).encode(),
+            "not a Celery message",
+        ),
+        (
+            json.dumps({**GOOD, "properties": {**TAG, "body_encoding": "base64"}, "body": "/w=="}).encode(),
+            "not a Celery",
+        ),
         (changed("headers", id=""), "event id"),
         (changed("headers", id="x" * 201), "event id"),
         (changed("headers", id="\x00"), "event id"),
@@ -146,7 +157,8 @@ def test_a_body_that_is_no_body_is_kept_under_its_id(body: object) -> None:
         ({"table": "T", "key": {"id": 1}}, "not a table name"),
         ({"table": "t"}, "a key is needed"),
         ({**CHANGE, "key": []}, "Expected `object`"),
-        ({**CHANGE, "set": None}, "Expected `object`"),
+        ({**CHANGE, "set": 7}, "Expected `object`"),
+        ({"table": None, "key": {"id": 1}}, "not a table name"),
         ({**CHANGE, "delete": 1}, "Expected `bool`"),
         ({**CHANGE, "surprise": 1}, "surprise"),
         ({**CHANGE, "shard_by": 7}, "Expected `str | null`"),
@@ -169,6 +181,22 @@ def test_a_body_that_is_no_body_is_kept_under_its_id(body: object) -> None:
 )
 def test_arguments_that_are_no_event_are_kept_with_their_reason(kwargs: object, reason: str) -> None:
     assert reason in malformed(with_kwargs(kwargs)).reason
+
+
+@pytest.mark.parametrize("kwargs", [{**CHANGE, "set": None, "delete": None}, {"changes": [{**CHANGE, "insert": None}]}])
+def test_an_argument_that_is_none_was_not_given(kwargs: object) -> None:
+    event = decode(with_kwargs(kwargs), TASK)
+    assert isinstance(event, Event)
+    assert event.changes == (Change("t", {"id": 1}),)
+
+
+def test_a_message_that_carries_one_that_is_none_is_that_one() -> None:
+    raw = b'\xff{"headers":'
+    carrier = Envelope(TASK, QUEUE).encode(b'"malformed-1"', malformed_kwargs(raw, "not JSON")) + b"[7,8]" + OPEN_END
+    assert decode(carrier, TASK) == Malformed("not JSON", raw, None, 7, 8)
+    with_id = with_kwargs({})
+    carrier = Envelope(TASK, QUEUE).encode(b'"malformed-1"', malformed_kwargs(with_id, "empty")) + b"null" + OPEN_END
+    assert decode(carrier, TASK) == Malformed("empty", with_id, "an-id")
 
 
 def test_positional_arguments_are_refused() -> None:
@@ -198,12 +226,17 @@ def test_an_integer_beyond_64_bits_is_exact() -> None:
 def test_a_body_may_be_plain_or_base64(encoding: str | None) -> None:
     body = json.dumps([[], CHANGE, {}])
     text = base64.b64encode(body.encode()).decode() if encoding == "base64" else body
-    event = decode(json.dumps({**GOOD, "body": text, "properties": {"body_encoding": encoding}}).encode(), TASK)
+    event = decode(json.dumps({**GOOD, "body": text, "properties": {**TAG, "body_encoding": encoding}}).encode(), TASK)
     assert isinstance(event, Event)
 
 
 def test_headers_and_properties_that_we_do_not_know_are_ignored() -> None:
-    envelope = {**GOOD, "surprise": [1], "headers": {**GOOD["headers"], "trace": {"a": 1}}, "properties": {"x": None}}
+    envelope = {
+        **GOOD,
+        "surprise": [1],
+        "headers": {**GOOD["headers"], "trace": {"a": 1}},
+        "properties": {**TAG, "x": None},
+    }
     assert isinstance(decode(json.dumps(envelope).encode(), TASK), Event)
 
 

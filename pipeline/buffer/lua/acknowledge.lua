@@ -6,7 +6,8 @@
 --       5 time to live of a clean cached row in milliseconds
 --       6 number of events among them to set aside instead, then these messages, oldest first
 --       then the number of rows to hold, then these rows
---       then per row: number of its overlay entries to drop, seq of the last of them, 1 if an event of it is dead
+--       then, packed by MessagePack, one flat array with three numbers per row: overlay entries to drop, seq of the last
+--       of them, 1 if an event of it is dead
 -- Returns the number of events left in the batch, or -1 if the batch is not in that state (somebody else was here).
 
 local held = redis.call('LLEN', KEYS[1])
@@ -31,24 +32,28 @@ for _ = 1, holds do
   redis.call('SADD', KEYS[4], ARGV[arg])
   arg = arg + 1
 end
+local numbers, n = cmsgpack.unpack(ARGV[arg]), 1
 for i = 5, #KEYS, 2 do
-  local overlay, row = KEYS[i], KEYS[i + 1]
-  local drop, last = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
-  if head_seq(redis.call('LINDEX', overlay, drop - 1)) == last then
-    redis.call('LPOP', overlay, drop)
-  else -- somebody deleted or restored overlay entries: drop what is settled, however many are there
+  local overlay, row, drop, last = KEYS[i], KEYS[i + 1], numbers[n], numbers[n + 1]
+  local dropped = redis.call('LPOP', overlay, drop) or {}
+  if head_seq(dropped[#dropped]) ~= last then -- somebody deleted or restored entries: drop what is settled, and only that
+    for j = #dropped, 1, -1 do
+      if head_seq(dropped[j]) > last then
+        redis.call('LPUSH', overlay, dropped[j])
+      end
+    end
     local seq = head_seq(redis.call('LINDEX', overlay, 0))
     while seq and seq <= last do
       redis.call('LPOP', overlay)
       seq = head_seq(redis.call('LINDEX', overlay, 0))
     end
   end
-  if ARGV[arg + 2] == '1' then
+  if numbers[n + 2] == 1 then
     redis.call('DEL', row)
-  elseif redis.call('EXISTS', overlay) == 0 then
+  elseif redis.call('EXISTS', row) == 1 and redis.call('EXISTS', overlay) == 0 then
     redis.call('PEXPIRE', row, ARGV[5])
   end
-  arg = arg + 3
+  n = n + 3
 end
 
 local left = held - tonumber(ARGV[3])
@@ -57,6 +62,6 @@ if left > 0 then
 else
   redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[2], 'seq', ARGV[4])
-  redis.call('HDEL', KEYS[2], 'batch_id', 'batch_seq', 'begun', 'failures', 'due', 'error')
+  redis.call('HDEL', KEYS[2], 'batch_id', 'batch_seq', 'begun', 'failures', 'due', 'error', 'unreachable')
 end
 return left

@@ -44,8 +44,9 @@ if frozen > 0 then
     reply[#messages - i + 9] = messages[i]
   end
 else
-  -- What was set aside comes back before anything newer: first what is on its way back already, then the rest.
-  if redis.call('HGET', KEYS[3], 'resume') and redis.call('EXISTS', KEYS[7]) == 0 then
+  -- What was set aside comes back before anything newer: first what is on its way back already, then the rest. Without a
+  -- paused table nobody else would ask for it; it was set aside by a batch of a Redis that has gone back in time.
+  if (#paused == 0 or redis.call('HGET', KEYS[3], 'resume')) and redis.call('EXISTS', KEYS[7]) == 0 then
     if redis.call('EXISTS', KEYS[6]) == 1 then
       redis.call('RENAME', KEYS[6], KEYS[7])
     end
@@ -54,24 +55,47 @@ else
   end
   local source = redis.call('EXISTS', KEYS[7]) == 1 and KEYS[7] or KEYS[1]
   local most, room = tonumber(ARGV[3]), tonumber(ARGV[4])
-  local taken = 0
-  while taken < most and room > 0 do
-    local message = redis.call('LMOVE', source, KEYS[2], 'RIGHT', 'LEFT')
-    if not message then
-      break
-    end
-    taken = taken + 1
-    room = room - #message
-    reply[taken + 8] = message
+  -- One of the next events is suspected of killing its flusher: it was in a batch that did, and not in the older half.
+  local suspects = tonumber(redis.call('HGET', KEYS[3], 'suspects') or 0)
+  if suspects > 0 then
+    most = math.min(most, math.ceil(suspects / 2))
   end
+  local taken, chunk = 0, nil
+  repeat -- a few at a time: a chunk may be held in memory twice
+    local last = math.min(taken + 100, most)
+    chunk = redis.call('LRANGE', source, -last, -taken - 1)
+    for i = #chunk, 1, -1 do
+      if room > 0 then
+        taken = taken + 1
+        room = room - #chunk[i]
+        reply[taken + 8] = chunk[i]
+      end
+    end
+  until #chunk == 0 or taken == most or room <= 0
   if taken == 0 then
     redis.call('DEL', KEYS[4])
     return { 'empty', paused }
   end
+  if taken == redis.call('LLEN', source) then
+    redis.call('RENAME', source, KEYS[2]) -- nothing is copied, neither here nor in the append-only file
+  else
+    for _ = 1, taken do
+      redis.call('LMOVE', source, KEYS[2], 'RIGHT', 'LEFT')
+    end
+  end
   local seq = tonumber(redis.call('HGET', KEYS[3], 'seq') or 0) + 1
   redis.call('HSET', KEYS[3], 'batch_id', ARGV[5], 'batch_seq', seq)
-  redis.call('HDEL', KEYS[3], 'begun', 'failures', 'tries', 'due', 'error')
-  reply[2], reply[3], reply[4], reply[5], reply[6] = ARGV[5], seq, 0, 0, 0
+  redis.call('HDEL', KEYS[3], 'begun', 'failures', 'tries', 'due', 'error', 'unreachable')
+  local begun = 0
+  if suspects > taken then
+    redis.call('HSET', KEYS[3], 'suspects', suspects - taken)
+  elseif suspects > 0 then
+    redis.call('HDEL', KEYS[3], 'suspects')
+  end
+  if suspects > 0 and taken == 1 then
+    begun = redis.call('HINCRBY', KEYS[3], 'begun', 1) -- as in halve.lua
+  end
+  reply[2], reply[3], reply[4], reply[5], reply[6] = ARGV[5], seq, begun, 0, 0
 end
 reply[7] = paused
 reply[8] = redis.call('SMEMBERS', KEYS[8])

@@ -1,7 +1,7 @@
 -- Keep the older half of the frozen batch under a new id and give the newer half back to the front of the queue.
 --
--- KEYS  1 events list   2 batch list   3 shard hash
--- ARGV  1 batch id   2 the new id   3 crashes that count against the new batch
+-- KEYS  1 events list   2 batch list   3 shard hash   4 resumed list
+-- ARGV  1 batch id   2 the new id   3 1 if a flusher died over the batch: one of its events is suspected
 -- Returns the number of events kept, or 0 if the batch is not frozen any more or has one event only.
 
 local held = redis.call('LLEN', KEYS[2])
@@ -9,10 +9,20 @@ if redis.call('HGET', KEYS[3], 'batch_id') ~= ARGV[1] or held < 2 then
   return 0
 end
 redis.call('HDEL', KEYS[3], 'due') -- frees something first: see claim.lua
+-- what was set aside is claimed first: while any of it waits, the batch came from there
+local front = redis.call('EXISTS', KEYS[4]) == 1 and KEYS[4] or KEYS[1]
 local keep = math.ceil(held / 2)
 for _ = keep + 1, held do
-  redis.call('LMOVE', KEYS[2], KEYS[1], 'LEFT', 'RIGHT') -- newest first, so that the oldest of them ends up foremost
+  redis.call('LMOVE', KEYS[2], front, 'LEFT', 'RIGHT') -- newest first, so that the oldest of them ends up foremost
 end
 local failures = tonumber(redis.call('HGET', KEYS[3], 'failures') or 0)
-redis.call('HSET', KEYS[3], 'batch_id', ARGV[2], 'begun', failures + tonumber(ARGV[3]))
+redis.call('HSET', KEYS[3], 'batch_id', ARGV[2], 'begun', failures)
+if ARGV[3] == '1' then
+  -- Either it is in this half, or it is among those that were given back: see claim.lua. A single event is left of many
+  -- that died together, so one death counts against it already.
+  redis.call('HSET', KEYS[3], 'suspects', held - keep)
+  if keep == 1 then
+    redis.call('HINCRBY', KEYS[3], 'begun', 1)
+  end
+end
 return keep

@@ -1,9 +1,15 @@
--- Resume a table of a shard: the next claim that finds no frozen batch takes what was set aside before anything newer.
+-- Resume a table of a shard: the next claim takes what was set aside before anything newer.
 --
--- KEYS  1 shard hash   2 paused hash
+-- KEYS  1 shard hash   2 paused hash   3 batch list   4 resumed list
 -- ARGV  1 table
--- Returns 1 if it was paused, else 0.
+-- Returns 1, or 0 if it was not paused, a batch is frozen or something is on its way back already: an event of these may
+-- miss a parent that is set aside, and must be tried while that is known to wait.
 
+if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then
+  return 0
+end
 local was = redis.call('HDEL', KEYS[2], ARGV[1]) -- frees something first: see claim.lua
-redis.call('HSET', KEYS[1], 'resume', 1)
+if was == 1 then
+  redis.call('HSET', KEYS[1], 'resume', 1)
+end
 return was

@@ -102,6 +102,8 @@ for _ = 1, count do
     result[#result + 1] = seq
   end
 end
+-- Also when all events were known: WAIT and WAITAOF speak of what their connection wrote, and a repeated event is only
+-- as durable as the first one.
 redis.call('HSET', KEYS[3], 'accepted', string.format('%.0f', seq))
 
 local threshold = tonumber(ARGV[2])

@@ -1,0 +1,103 @@
+"""What Redis and the broker say of themselves, for ``pipeline doctor``."""
+
+from __future__ import annotations
+
+import socket
+from importlib.resources import files
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import redis
+from redis.exceptions import RedisError
+
+from pipeline.buffer.keys import Keys
+from pipeline.buffer.redis import RedisBuffer, connect
+from pipeline.config import Config
+from pipeline.core.health import BrokerFacts, BufferFacts
+from pipeline.errors import BufferUnavailable, TopologyMismatch
+
+__all__ = ["inspect_broker", "inspect_buffer"]
+
+_PORTS: Final = {"amqp": 5672, "amqps": 5671, "pyamqp": 5672, "sqs": 443}
+
+
+def inspect_buffer(client: redis.Redis, buffer: RedisBuffer) -> BufferFacts:
+    """Ask Redis; nothing is written, except that its scripts are loaded.
+
+    Raises:
+        BufferUnavailable: it could not be reached.
+    """
+    raw: Any = client
+    try:
+        info: dict[str, Any] = raw.info("everything")
+        fsync = _setting(raw, "appendfsync")
+        policy = info.get("maxmemory_policy") or _setting(raw, "maxmemory-policy")
+        script_problem = _load_scripts(raw)
+    except RedisError as error:
+        raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
+    try:
+        buffer.ping()
+        topology_problem = None
+    except TopologyMismatch as error:
+        topology_problem = str(error)
+    return BufferFacts(
+        version=str(info.get("redis_version", "0")),
+        role=str(info.get("role", "master")),
+        policy=policy,
+        append_only=bool(info.get("aof_enabled", 0)),
+        append_fsync=fsync,
+        last_write_ok=info.get("aof_last_write_status", "ok") == "ok",
+        used_memory=int(info.get("used_memory", 0)),
+        max_memory=int(info.get("maxmemory", 0)),
+        system_memory=int(info.get("total_system_memory", 0)),
+        evicted=int(info.get("evicted_keys", 0)),
+        topology_problem=topology_problem,
+        script_problem=script_problem,
+    )
+
+
+def _setting(client: Any, name: str) -> str | None:
+    """A hosted Redis may not let its clients see its settings."""
+    try:
+        return dict(client.config_get(name)).get(name)
+    except redis.exceptions.ResponseError:
+        return None
+
+
+def _load_scripts(client: Any) -> str | None:
+    try:
+        for script in (files("pipeline.buffer") / "lua").iterdir():
+            client.script_load(script.read_text("utf-8"))
+    except redis.exceptions.ResponseError as error:
+        return str(error)
+    return None
+
+
+def inspect_broker(config: Config) -> BrokerFacts:
+    """See that the broker answers, and how much waits in its queues if it is a Redis.
+
+    Raises:
+        BufferUnavailable: it could not be reached.
+    """
+    if urlsplit(config.broker_url).scheme in {"redis", "rediss", "unix"}:
+        return _queues(msgspec.structs.replace(config, redis_url=config.broker_url))
+    place = urlsplit(config.broker_url)
+    address = place.hostname or "127.0.0.1", place.port or _PORTS.get(place.scheme, 5672)
+    try:
+        socket.create_connection(address, config.redis_timeout_seconds).close()
+    except OSError as error:
+        raise BufferUnavailable(f"the broker at {address[0]}:{address[1]}: {error}") from error
+    return BrokerFacts(waiting_control=None, waiting_ingress=None)
+
+
+def _queues(config: Config) -> BrokerFacts:
+    keys = Keys(config.namespace, config.shards)
+    client: Any = connect(config)
+    try:
+        control, ingress = client.llen(keys.control), client.llen(keys.ingress)
+    except RedisError as error:
+        raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
+    finally:
+        client.close()
+    return BrokerFacts(waiting_control=control, waiting_ingress=ingress)

@@ -1,0 +1,192 @@
+"""What may be given to Celery: a message that neither ends, nor stops, nor confuses a stock worker.
+
+Celery reads a message field by field and trusts each: one without an id makes its worker reconnect for ever, a body
+that is not three items ends the worker, a message without a delivery tag is lost without a word. So every message of
+the ingress queue is read here first, strictly; what is refused goes to the dead letters as it is.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from pipeline.core.codec import ENCODINGS, body_of
+from pipeline.errors import InvalidEvent
+
+__all__ = ["Intake", "read"]
+
+_Text = str | None
+_SLACK_BYTES: Final = 65_536  # headers of a stock client: a copy of the arguments, ids, stamps
+_GROWTH: Final = 4  # base64 of ASCII-only JSON: at most 16 bytes for a character that has 4 in UTF-8
+_YEARS: Final = range(1971, 9999)  # which every clock and time zone can count
+
+
+class _DeliveryInfo(msgspec.Struct, frozen=True):
+    exchange: str
+    routing_key: str
+
+
+class _Properties(msgspec.Struct, frozen=True):
+    delivery_tag: Annotated[str, msgspec.Meta(min_length=1)]
+    delivery_info: _DeliveryInfo
+    body_encoding: _Text = None
+    correlation_id: _Text = None
+    reply_to: _Text = None
+    priority: int | None = None
+
+
+class _Headers(msgspec.Struct, frozen=True):
+    id: str | None = None
+    task: str | None = None
+    eta: _Text = None
+    expires: _Text = None
+    retries: Annotated[int, msgspec.Meta(ge=0, le=2**31)] | None = None
+    timelimit: tuple[float | None, float | None] | None = None
+    compression: _Text = None
+    shadow: _Text = None
+    lang: _Text = None
+    meth: _Text = None
+    group: _Text = None
+    group_index: int | None = None
+    root_id: _Text = None
+    parent_id: _Text = None
+    origin: _Text = None
+    argsrepr: _Text = None
+    kwargsrepr: _Text = None
+    ignore_result: bool | None = None
+    replaced_task_nesting: int | None = None
+    stamped_headers: list[str] | None = None
+    stamps: dict[str, Any] | None = None
+
+
+class _Message(msgspec.Struct, frozen=True, rename="kebab"):
+    body: str
+    properties: _Properties
+    headers: _Headers = _Headers()
+    content_type: _Text = None
+    content_encoding: _Text = None
+
+
+class _Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    callbacks: list[dict[str, Any]] | None = None
+    errbacks: list[dict[str, Any]] | None = None
+    chain: list[dict[str, Any]] | None = None
+    chord: dict[str, Any] | None = None
+
+
+class _Protocol1(msgspec.Struct, frozen=True):
+    """The body of a message of Celery 3 and older."""
+
+    task: str
+    id: str
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    eta: _Text = None
+    expires: _Text = None
+    retries: Annotated[int, msgspec.Meta(ge=0, le=2**31)] | None = None
+    callbacks: list[dict[str, Any]] | None = None
+    errbacks: list[dict[str, Any]] | None = None
+    chord: dict[str, Any] | None = None
+
+
+_to_json: Final = msgspec.json.Encoder().encode
+_decode_message: Final = msgspec.json.Decoder(_Message).decode
+_decode_body: Final = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], _Embed | None]).decode
+_decode_protocol_1: Final = msgspec.json.Decoder(_Protocol1).decode
+
+
+class Intake(msgspec.Struct, frozen=True):
+    """A message that a worker can take: ``body`` is its JSON, ``[args, kwargs, embed]``; empty if of another task."""
+
+    task: str
+    id: str
+    queue: str
+    body: bytes | str = ""
+    expires: datetime | None = None
+
+
+def read(raw: bytes, task: str, max_bytes: int) -> Intake:
+    """The message in ``raw``, the bytes in a queue; ``max_bytes`` is the limit of the messages of ``task``.
+
+    The body of a message of another task is not looked at.
+
+    Raises:
+        InvalidEvent, ValueError, RecursionError: a worker must not be given this message.
+    """
+    limit = _GROWTH * max_bytes + _SLACK_BYTES
+    if len(raw) > limit:
+        raise InvalidEvent(f"a message of {len(raw)} bytes, far more than PIPELINE_MAX_EVENT_BYTES={max_bytes}")
+    message = _decode_message(raw)
+    headers, queue = message.headers, message.properties.delivery_info.routing_key
+    if headers.task is not None:
+        if headers.id is None:
+            raise InvalidEvent("a message without an id")
+        if headers.task != task:
+            return Intake(headers.task, headers.id, queue)
+    if message.content_type != "application/json":
+        raise InvalidEvent(f"a message of content type {message.content_type!r:.200}, not application/json")
+    if message.content_encoding is not None and message.content_encoding.lower() not in ENCODINGS:
+        raise InvalidEvent(f"a message in the encoding {message.content_encoding!r:.200}, not utf-8")
+    body = body_of(message.body, message.properties.body_encoding)
+    if headers.compression:
+        body = _inflated(body, headers.compression, limit)
+    if headers.task is None or headers.id is None:
+        return _protocol_1(body, queue)
+    _decode_body(body)
+    _moment("eta", headers.eta)
+    return Intake(headers.task, headers.id, queue, body, _moment("expires", headers.expires))
+
+
+def _protocol_1(body: bytes | str, queue: str) -> Intake:
+    try:
+        found = _decode_protocol_1(body)
+    except msgspec.ValidationError as error:
+        raise InvalidEvent(f"a message without the name of a task: {error}") from None
+    _moment("eta", found.eta)
+    body = _to_json([found.args, found.kwargs, {}])
+    return Intake(found.task, found.id, queue, body, _moment("expires", found.expires))
+
+
+def _moment(name: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidEvent(f"an {name} that is no time: {text!r:.80}") from None
+    if moment.year not in _YEARS:
+        raise InvalidEvent(f"an {name} that no clock shows: {text!r:.80}")
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+_INFLATERS: Final[dict[str, Callable[[], Any]]] = {
+    "application/x-gzip": zlib.decompressobj,  # kombu's name for zlib
+    "gzip": zlib.decompressobj,
+    "zlib": zlib.decompressobj,
+    "application/x-bz2": bz2.BZ2Decompressor,
+    "bzip2": bz2.BZ2Decompressor,
+    "bzip": bz2.BZ2Decompressor,
+    "application/x-lzma": lzma.LZMADecompressor,
+    "lzma": lzma.LZMADecompressor,
+    "xz": lzma.LZMADecompressor,
+}
+
+
+def _inflated(body: bytes | str, compression: str, limit: int) -> bytes:
+    """The body without its compression; a small message must not become one that fills the memory."""
+    inflater = _INFLATERS.get(compression)
+    if inflater is None:
+        raise InvalidEvent(f"a body compressed with {compression!r:.80}, which is not known here")
+    try:
+        inflated: bytes = inflater().decompress(body if isinstance(body, bytes) else body.encode(), limit + 1)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+        raise InvalidEvent(f"a body that is not compressed with {compression}: {error}") from None
+    if len(inflated) > limit:
+        raise InvalidEvent(f"a compressed body of more than {limit} bytes")
+    return inflated
