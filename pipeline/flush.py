@@ -46,6 +46,10 @@ class _Suspected(Exception):
     """A flusher died over the batch: it is not tried again as a whole."""
 
 
+class _Gone(Exception):
+    """The batch is not frozen any more: this flusher has slept over something."""
+
+
 _PATIENCE: Final = 5
 """Asking whether PostgreSQL is back takes at most one part in six of a worker process' time."""
 
@@ -175,10 +179,15 @@ class Flusher:
         """Apply a claimed batch; the report's ``end`` stays `End.EMPTY` if the flush may go on."""
         verdict = judge_crash(claim.begun, claim.failures, len(claim.messages))
 
+        begun = False
+
         def begin() -> None:
+            nonlocal begun
             if isinstance(verdict, Halve):  # only now is it known that the batch was not applied after all
                 raise _Suspected
-            self._buffer.begin(claim)
+            if not self._buffer.begin(claim, again=begun):
+                raise _Gone
+            begun = True
 
         entries = [self._entry(message) for message in claim.messages]
         batch = Batch(
@@ -198,6 +207,9 @@ class Flusher:
             log.warning("shard %d: a flusher died over batch %s, halving it", claim.shard, claim.id)
             self._buffer.halve(claim, suspected=True)
             self._probe(Step.HALVED)
+            return report
+        except _Gone:
+            log.warning("shard %d: batch %s is not frozen any more and is left alone", claim.shard, claim.id)
             return report
         except ApplyFailed as error:
             return self._failed(claim, entries, error, report)

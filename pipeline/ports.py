@@ -213,8 +213,12 @@ class Buffer(Protocol):
         """Record a failure of the frozen batch and let it rest."""
         ...
 
-    def begin(self, batch: Claimed) -> None:
-        """Note that the batch is about to be written: a flusher that is not heard of again died over it."""
+    def begin(self, batch: Claimed, *, again: bool = False) -> bool:
+        """Note that the batch is about to be written: a flusher that is not heard of again died over it.
+
+        ``False``: it is not frozen any more, since Redis went back in time or somebody halved it. Then it must not be
+        written: what was accepted later may have been applied by now. ``again``: this flusher has noted it before.
+        """
         ...
 
     def halve(self, batch: Claimed, *, suspected: bool) -> bool:
@@ -310,8 +314,8 @@ class Store(Protocol):
     def apply(self, batch: Batch, begin: Callable[[], None] = nothing) -> Applied:
         """Write a batch and its dead letters exactly once, in one transaction.
 
-        ``begin`` is called once, when the shard is locked and before anything is written: what happens from then on may
-        be the batch's fault.
+        ``begin`` is called when the shard is locked and before anything is written: what happens from then on may be
+        the batch's fault. It may raise, and is called again if the batch is tried a second time.
 
         Raises `pipeline.errors.ApplyFailed` when nothing was committed and the batch must be tried again.
         """

@@ -263,9 +263,9 @@ class RedisBuffer:
         args = [batch.id, round(rest_seconds * 1000), error, batch.owner, kind]
         self._run("fail", [names.state, names.lease], args)
 
-    def begin(self, batch: Claimed) -> None:
+    def begin(self, batch: Claimed, *, again: bool = False) -> bool:
         """See `pipeline.ports.Buffer.begin`."""
-        self._run("begin", [self._keys.shards[batch.shard].state], [batch.id])
+        return bool(self._run("begin", [self._keys.shards[batch.shard].state], [batch.id, int(not again)]))
 
     def halve(self, batch: Claimed, *, suspected: bool) -> bool:
         """See `pipeline.ports.Buffer.halve`."""
