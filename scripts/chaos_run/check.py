@@ -36,6 +36,7 @@ class Verdict:
     ``forgotten``: accepted, and lost with the memory of Redis, as the fault allows; ``when_killed`` of them were lost
     though nothing came back but what SIGKILL had left: the last second or two. ``in_transport``: messages of a
     Celery client that were lost on the way between its queue and a worker, of which there may be as many as allowed.
+    ``late``: dead letters because a worker that consumed a shard queue was killed while it held them.
     """
 
     violations: list[Violation] = field(default_factory=list)
@@ -45,6 +46,7 @@ class Verdict:
     when_killed: int = 0
     uncertain: int = 0
     refused: int = 0
+    late: int = 0
     in_transport: list[Record] = field(default_factory=list)
 
     @property
@@ -113,7 +115,9 @@ class _Checker:
 
     def _check_dead(self, record: Record) -> None:
         dead = self._dead[record.id]
-        if dead and record.poison is None:
+        if dead and record.id in self._evidence.late:
+            self._verdict.late += 1
+        elif dead and record.poison is None:
             self._verdict.found("poison", f"{record.id} ({record.kind}) is good and is a dead letter", record)
         if dead > 1:
             self._verdict.found("doubled", f"{record.id} is a dead letter {dead} times", record)

@@ -19,7 +19,7 @@ class Evidence(NamedTuple):
     """The application's tables and the dead letters.
 
     ``applied`` counts the rows of each event in ``witness`` and ``audit``, ``dead`` the dead letters of each event id.
-    The other tables are by key.
+    The other tables are by key. ``late`` are dead because a worker held them while later events were applied.
     """
 
     applied: Counter[str]
@@ -31,6 +31,7 @@ class Evidence(NamedTuple):
     stock: Mapping[tuple[str, int], Row]
     orders: Mapping[str, Decimal]
     item: Mapping[tuple[str, int], int]
+    late: frozenset[str] = frozenset()
 
 
 def collect(connection: psycopg.Connection[Any]) -> Evidence:
@@ -60,6 +61,12 @@ def collect(connection: psycopg.Connection[Any]) -> Evidence:
                 (order, line): quantity
                 for order, line, quantity in connection.execute("SELECT order_id, line, quantity FROM item")
             },
+            late=frozenset(
+                event
+                for (event,) in connection.execute(
+                    "SELECT event_id FROM pipeline.dead_letter WHERE reason LIKE 'came back too late%'"
+                )
+            ),
         )
 
 

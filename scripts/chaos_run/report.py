@@ -37,6 +37,7 @@ def summarize(history: History, verdict: Verdict, faults: Mapping[str, int], **m
         "applied": verdict.applied,
         "dead_letters": verdict.dead,
         "refused": verdict.refused,
+        "came_back_too_late": verdict.late,
         "unanswered_and_not_applied": verdict.uncertain,
         "lost_within_the_aof_window": verdict.forgotten,
         "of_them_when_killed": verdict.when_killed,

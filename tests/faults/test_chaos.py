@@ -45,7 +45,7 @@ def chaos(*words: str, bug: str | None = None) -> tuple[int, dict[str, Any]]:
 @pytest.mark.faults
 @pytest.mark.timeout(400)
 def test_faults_at_random_lose_double_and_reorder_nothing() -> None:
-    small = ("--workers", "1", "--producers", "2", "--without", "shard_queue_consumed")
+    small = ("--workers", "1", "--producers", "2")
     code, result = chaos("--seed", "3", "--minutes", "0.4", *small)
     assert (code, result["ok"]) == (0, True)
     assert result["applied"] > 100
