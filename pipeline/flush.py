@@ -14,6 +14,7 @@ from pipeline.core.change import Event, canonical_table
 from pipeline.core.codec import Malformed, decode
 from pipeline.core.failure import Contact, Meaning
 from pipeline.core.retry import delay
+from pipeline.core.turns import displaced_of, first_gap, turns_of
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
 from pipeline.errors import ApplyFailed
 from pipeline.pausing import PausedTables, set_aside
@@ -194,7 +195,6 @@ class Flusher:
     def _apply(self, claim: Claimed, report: FlushReport) -> FlushReport:
         """Apply a claimed batch; the report's ``end`` stays `End.EMPTY` if the flush may go on."""
         verdict = judge_crash(claim.begun, claim.failures, len(claim.messages))
-
         begun = False
 
         def begin() -> None:
@@ -202,25 +202,15 @@ class Flusher:
             if isinstance(verdict, Halve):  # only now is it known that the batch was not applied after all
                 raise _Suspected
             if not begun:
-                self._check_complete(claim, entries)
+                self._check_complete(claim, entries, turns)
             if not self._buffer.begin(claim, again=begun):
                 raise _Gone
             begun = True
 
         entries = [self._entry(message) for message in claim.messages]
-        batch = Batch(
-            shard=claim.shard,
-            id=claim.id,
-            seq=claim.seq,
-            entries=entries,
-            final=claim.tries + 1 >= self._retry.attempts,
-            failures=claim.failures,
-            bury=verdict.reason if isinstance(verdict, Bury) else None,
-            aside=set_aside(entries, claim),
-            paused=bool(claim.paused),
-        )
+        turns = turns_of(entries, claim)
         try:
-            applied = self._store.apply(batch, begin)
+            applied = self._store.apply(self._batch(claim, entries, turns, verdict), begin)
         except _Suspected:
             log.warning("shard %d: a flusher died over batch %s, halving it", claim.shard, claim.id)
             self._buffer.halve(claim, suspected=True)
@@ -232,9 +222,10 @@ class Flusher:
             log.warning("shard %d: batch %s is not frozen any more and is left alone", claim.shard, claim.id)
             return report
         except ApplyFailed as error:
-            return self._failed(claim, entries, error, report)
+            return self._failed(claim, entries, error, report, begun=begun)
         except BaseException as error:  # a bug, or a stop: without a word of it this would look like a crash
-            self._buffer.fail(claim, type(error).__name__, delay(self._retry, claim.failures + 1, self._draw()))
+            rest = delay(self._retry, claim.failures + 1, self._draw())
+            self._buffer.fail(claim, type(error).__name__, rest, begun=begun)
             raise
         self._tell(claim, entries, applied)
         self._buffer.acknowledge(claim, _settled(claim, entries, applied), applied.seq)
@@ -249,13 +240,33 @@ class Flusher:
             skipped=report.skipped + applied.skipped,
         )
 
-    def _check_complete(self, claim: Claimed, entries: Sequence[Event | Malformed]) -> None:
+    def _batch(
+        self,
+        claim: Claimed,
+        entries: Sequence[Event | Malformed],
+        turns: Sequence[int],
+        verdict: Halve | Bury | None,
+    ) -> Batch:
+        return Batch(
+            shard=claim.shard,
+            id=claim.id,
+            seq=claim.seq,
+            entries=entries,
+            final=claim.tries + 1 >= self._retry.attempts,
+            failures=max(claim.begun, claim.failures),
+            bury=verdict.reason if isinstance(verdict, Bury) else None,
+            aside=set_aside(entries, claim, turns),
+            paused=bool(claim.paused),
+            turns=turns,
+            displaced=displaced_of(entries, claim),
+        )
+
+    def _check_complete(self, claim: Claimed, entries: Sequence[Event | Malformed], turns: Sequence[int]) -> None:
         """Raise `_Missing` if an event before one of these is in somebody's hands and may still come back (law L3)."""
-        gap = _gap(entries, claim)
+        gap = first_gap(entries, turns, claim)
         if gap is None:
             return
-        keep, missing, last = gap
-        cut = self._buffer.cut(claim, keep, last, _PATIENCE_LEASES * self._lease)
+        cut = self._buffer.cut(claim, gap.keep, gap.passed, _PATIENCE_LEASES * self._lease)
         if cut is Cut.GONE:
             raise _Gone
         if cut is not Cut.KEPT:
@@ -263,7 +274,7 @@ class Flusher:
             log.log(
                 logging.WARNING if cut is Cut.WAITING else logging.ERROR,
                 "shard %d: events %d to %d are missing in its queue, a worker must have taken them out: %s",
-                claim.shard, missing, last, rest,
+                claim.shard, gap.first, gap.last, rest,
             )  # fmt: skip
         if cut is not Cut.OVER:
             raise _Missing(cut)
@@ -279,7 +290,13 @@ class Flusher:
         return entry if reason is entry.refused else msgspec.structs.replace(entry, refused=reason)
 
     def _failed(
-        self, claim: Claimed, entries: Sequence[Event | Malformed], error: ApplyFailed, report: FlushReport
+        self,
+        claim: Claimed,
+        entries: Sequence[Event | Malformed],
+        error: ApplyFailed,
+        report: FlushReport,
+        *,
+        begun: bool,
     ) -> FlushReport:
         meaning = Meaning(error.meaning)
         if meaning is Meaning.SYSTEMIC and self._paused.pause(claim, entries, error):
@@ -299,7 +316,7 @@ class Flusher:
             case Retry(seconds):
                 level = logging.ERROR if meaning is Meaning.SYSTEMIC else logging.WARNING
                 log.log(level, "shard %d: batch %s kept, next try in %.1f s: %s", claim.shard, claim.id, seconds, text)
-                self._buffer.fail(claim, text, seconds, _kind(meaning, Contact(error.contact)))
+                self._buffer.fail(claim, text, seconds, _kind(meaning, Contact(error.contact)), begun=begun)
                 self._probe(Step.FAILED)
                 if seconds == 0:
                     return report
@@ -331,21 +348,6 @@ def _kind(meaning: Meaning, contact: Contact) -> FailureKind:
 
 def _ended(report: FlushReport, end: End) -> FlushReport:
     return msgspec.structs.replace(report, end=end)
-
-
-def _gap(entries: Sequence[Event | Malformed], claim: Claimed) -> tuple[int, int, int] | None:
-    """How many entries stand before the first gap in their numbers, and the first and last number that is missing."""
-    if claim.settled is None:
-        return None
-    expected = claim.settled + 1
-    for position, entry in enumerate(entries):
-        seq = entry.seq
-        if seq is None or seq < expected or seq > claim.accepted:
-            continue  # from somebody else, or back from where it had been set aside
-        if seq > expected:
-            return position, expected, seq - 1
-        expected += 1
-    return None
 
 
 def _settled(claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> list[Settled]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pipeline.config import Config
+from pipeline.core.blame import shape
 from pipeline.core.change import Event
 from pipeline.core.codec import Malformed, decode
 from pipeline.core.failure import Meaning, classify
@@ -16,6 +17,9 @@ from pipeline.ports import Buffer, Claimed, PausedTable, Store
 from pipeline.telemetry import Probe, Step
 
 __all__ = ["PausedTables", "set_aside"]
+
+_COMPARED_AFTER: Final = 4
+"""Probes in vain after which a table is resumed although its sample still fails: see `_may_be_to_blame`."""
 
 log: Final = logging.getLogger("pipeline.flush")
 
@@ -42,9 +46,11 @@ class PausedTables:
         sample = self._sample(claim, entries, error)
         if sample is None:
             return False
-        rest = delay(self._retry, 1, self._draw())
-        log.error("shard %d: table %s is paused, next probe in %.1f s: %s", claim.shard, error.table, rest, error)
-        table = PausedTable(error.table or "", rest, str(error), sample.raw, waits=_waits(error))
+        name, why = error.table or "", _why(error)
+        probes = self._buffer.probed(claim.shard, name)  # it was resumed too early: it must not become a loop
+        rest = delay(self._retry, probes + 1, self._draw())
+        log.error("shard %d: table %s is paused, next probe in %.1f s: %s", claim.shard, name, rest, why)
+        table = PausedTable(name, rest, why, sample.raw, probes, _waits(error))
         self._buffer.pause(claim.shard, table, claim)
         self._probe(Step.PAUSED)
         return True
@@ -60,16 +66,17 @@ class PausedTables:
             if broken and table.seconds > 0:
                 continue
             problem = self._problem(table.sample, others=bool(broken - {table.table})) if broken else None
-            if problem is None:
-                if self._buffer.resume(shard, table.table):
-                    log.warning("shard %d: table %s can be written again and is resumed", shard, table.table)
+            probes = table.probes + 1
+            if problem is None or _may_be_to_blame(problem, probes):
+                if self._buffer.resume(shard, table.table, probes):
+                    why = "to compare its events" if problem else "it can be written again"
+                    log.warning("shard %d: table %s is resumed: %s", shard, table.table, why)
                     self._probe(Step.RESUMED)
                     resumed = True
             else:
                 waits = _waits(problem) if problem.meaning == Meaning.SYSTEMIC else table.waits
-                rest = delay(self._retry, table.probes + 2, self._draw())
-                put_off = PausedTable(table.table, rest, str(problem), table.sample, table.probes + 1, waits)
-                self._buffer.pause(shard, put_off)
+                rest = delay(self._retry, probes + 1, self._draw())
+                self._buffer.pause(shard, PausedTable(table.table, rest, _why(problem), table.sample, probes, waits))
         return resumed
 
     def _sample(self, claim: Claimed, entries: Sequence[Event | Malformed], error: ApplyFailed) -> Event | None:
@@ -83,7 +90,7 @@ class PausedTables:
             ):
                 if entry.id == error.event:
                     return entry
-                shapes.setdefault(_shape(entry), entry)
+                shapes.setdefault(shape(entry), entry)
         for sample in shapes.values() if len(shapes) > 1 else ():
             if self._problem(sample.raw, others=bool(claim.paused)) is not None:
                 return sample
@@ -100,14 +107,20 @@ class PausedTables:
             return error
 
 
-def set_aside(entries: Sequence[Event | Malformed], claim: Claimed) -> frozenset[int]:
-    """Positions of the entries that must wait: they touch a paused table, or a row on which something waits already."""
+def set_aside(
+    entries: Sequence[Event | Malformed], claim: Claimed, turns: Sequence[int] | None = None
+) -> frozenset[int]:
+    """Positions of the entries that must wait: they touch a paused table, or a row on which something waits already.
+
+    ``turns``: see `pipeline.ports.Batch`.
+    """
     if not claim.paused and not claim.held:
         return frozenset()
     tables = {paused.table for paused in claim.paused}
     held = set(claim.held)
     aside = set()
-    for position, entry in enumerate(entries):
+    for position in range(len(entries)) if turns is None else turns:
+        entry = entries[position]
         if isinstance(entry, Malformed) or entry.refused is not None:
             continue
         rows = [f"{change.table}:{name}" for change, name in zip(entry.changes, entry.identities, strict=True) if name]
@@ -122,14 +135,17 @@ def _waits(error: ApplyFailed) -> bool:
     return classify(error.sqlstate) is Meaning.PARENT_MISSING
 
 
-def _shape(event: Event) -> object:
-    """What PostgreSQL must allow for the event: which columns of which tables it writes, and how."""
-    return frozenset(
-        (
-            change.table,
-            change.delete,
-            None if change.insert is None else frozenset(change.insert),
-            *(frozenset(columns) for columns in (change.key, change.set, change.add, change.max, change.min)),
-        )
-        for change in event.changes
-    )
+def _why(error: ApplyFailed) -> str:
+    """What may be said of an error: the text of one that is not about the server or the schema may quote a row."""
+    meaning = classify(error.sqlstate)
+    return str(error) if meaning in {Meaning.OUTAGE, Meaning.SYSTEMIC} else f"{meaning} (SQLSTATE {error.sqlstate})"
+
+
+def _may_be_to_blame(problem: ApplyFailed, probes: int) -> bool:
+    """Whether it is time to look once more whether the sample alone is bad, although it had none to be compared with.
+
+    Others like it may have been set aside since. All that waits goes through a flush for this, so it is done after 4,
+    8, 16 … probes. Where PostgreSQL's catalog says what is missing, no event is named and none is to blame.
+    """
+    searched = problem.event is not None and problem.meaning == Meaning.SYSTEMIC and not _waits(problem)
+    return searched and probes >= _COMPARED_AFTER and probes.bit_count() == 1

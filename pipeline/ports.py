@@ -55,7 +55,12 @@ class EventWriter(Protocol):
     """What accepts an event; `pipeline.writer.Writer` does."""
 
     def write(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> object:
-        """Accept ``changes`` as one event; raises `InvalidEvent`, `PipelineFull` or `BufferUnavailable`."""
+        """Accept ``changes`` as one event.
+
+        Raises:
+            InvalidEvent, PipelineFull, BufferUnavailable: it was not accepted (by a Redis that broke off, perhaps).
+            DurabilityNotReached: it was, and is not as durable as the configuration asks for.
+        """
         ...
 
 
@@ -122,11 +127,8 @@ class Buffer(Protocol):
         """One connection for several `write_chunks`, which can then be waited for together."""
         ...
 
-    def give_back(self, shard: int, message: bytes, seq: int | None, delivery: str) -> bool:
-        """Put a complete message back to its place in its queue, by ``seq``; once for each ``delivery`` of it.
-
-        ``False``: nothing was done, because later events were applied meanwhile.
-        """
+    def hand_over(self, shard: int, message: bytes, mark: str) -> None:
+        """Put a message that is no event to the front of a shard queue, full or not; once for each ``mark``."""
         ...
 
     def claim(self, shard: int, owner: str) -> Claimed | Empty | Busy | Resting:
@@ -137,8 +139,16 @@ class Buffer(Protocol):
         """Drop the batch and trim the overlays; ``False`` if somebody else has done so. Not one step: resumable."""
         ...
 
-    def fail(self, batch: Claimed, error: str, rest_seconds: float, kind: FailureKind = FailureKind.PLAIN) -> None:
-        """Record a failure of the frozen batch and let it rest."""
+    def fail(
+        self,
+        batch: Claimed,
+        error: str,
+        rest_seconds: float,
+        kind: FailureKind = FailureKind.PLAIN,
+        *,
+        begun: bool = False,
+    ) -> None:
+        """Record a failure of the frozen batch and let it rest; ``begun``: `begin` was called in this try."""
         ...
 
     def begin(self, batch: Claimed, *, again: bool = False) -> bool:
@@ -168,11 +178,15 @@ class Buffer(Protocol):
         """Pause a table, or put off its next probe; ``batch`` is the one that met the trouble, which stays frozen."""
         ...
 
-    def resume(self, shard: int, table: str) -> bool:
-        """Resume a table: what was set aside is claimed before anything newer.
+    def resume(self, shard: int, table: str, probes: int = 0) -> bool:
+        """Resume a table: what was set aside is claimed before anything newer. ``probes`` were in vain before.
 
         ``False``: not now. Either it is resumed already, or events are on their way that may rest on what waits.
         """
+        ...
+
+    def probed(self, shard: int, table: str) -> int:
+        """How often a table was probed in vain before it was resumed, if that was lately; else 0."""
         ...
 
     def release(self, shard: int, owner: str) -> None:
@@ -195,9 +209,12 @@ class Buffer(Protocol):
 class Batch(msgspec.Struct, frozen=True):
     """A claimed batch, decoded. ``final``: errors that are tried a bounded number of times have had their tries.
 
-    ``bury`` is set when the batch is a single event that must not be tried again. ``aside`` are the positions of
-    entries that must wait, because their table is paused. While any table is ``paused``, a missing parent may be among
-    what waits, so the table of the child is paused as well.
+    ``failures`` counts the tries before, also those that their flushers did not survive. ``bury`` is set when the batch
+    is a single event that must not be tried again. ``aside`` are the positions of entries that must wait, because their
+    table is paused. While any table is ``paused``, a missing parent may be among what waits, so the table of the child
+    is paused as well. ``turns`` are the positions of all entries in the order in
+    which they take effect, if that is not their own. ``displaced`` are the positions of entries whose turn was over
+    before: they may have been applied, and if not, they must not undo what was.
     """
 
     shard: int
@@ -209,6 +226,8 @@ class Batch(msgspec.Struct, frozen=True):
     bury: str | None = None
     aside: frozenset[int] = frozenset()
     paused: bool = False
+    turns: Sequence[int] | None = None
+    displaced: frozenset[int] = frozenset()
 
 
 class Applied(msgspec.Struct, frozen=True):

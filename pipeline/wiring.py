@@ -201,7 +201,7 @@ class Pipeline:
     @cached_property
     def ingress(self) -> Ingress:
         """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
-        return Ingress(self._writer, self._buffer, self.config, _new_event_id)
+        return Ingress(self._writer, self._buffer, self.config)
 
     # --- flushing
 

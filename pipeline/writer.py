@@ -18,7 +18,7 @@ from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, P
 from pipeline.ports import Buffer, Encoded, EncodedChange, Session, Written
 from pipeline.telemetry import Probe, Step, ignore
 
-__all__ = ["Delivery", "Ingress", "Receipt", "Writer"]
+__all__ = ["Ingress", "Receipt", "Writer"]
 
 CHUNK: Final = 250
 """Most events of one shard in one script call: it holds Redis for 1 to 2 ms."""
@@ -183,20 +183,10 @@ class Writer:
                 raise InvalidEvent("the table is not in PIPELINE_TABLES", wire["table"])
 
 
-class Delivery(msgspec.Struct, frozen=True):
-    """How a message came: by which queue, as which delivery, and with which header of ours (``[seq, ms]``), if any."""
-
-    queue: str
-    tag: str
-    accepted: tuple[int, int] | None = None
-
-
 class Ingress:
     """Accepts events that arrive as messages of the task ``apply_event``, published by any Celery client."""
 
-    def __init__(self, writer: Writer, buffer: Buffer, config: Config, new_id: Callable[[], str]) -> None:
-        """``new_id`` makes a fresh delivery tag."""
-        self._new_id = new_id
+    def __init__(self, writer: Writer, buffer: Buffer, config: Config) -> None:
         self._writer = writer
         self._buffer = buffer
         self._shards = config.shards
@@ -209,22 +199,17 @@ class Ingress:
         task_id: str,
         arguments: Mapping[str, Any] | None,
         body: Callable[[], str],
-        delivery: Delivery,
-    ) -> bool:
+    ) -> None:
         """Accept the event with the id ``task_id``, once, however often it is delivered.
 
         ``arguments`` are the keyword arguments, ``None`` if there were positional ones; ``body`` gives the body of the
         message as it was, and is called only where the message itself is needed.
 
-        What is no event is forwarded to a shard queue as it is, where the flush makes it a dead letter. A message that
-        was taken out of a shard queue by mistake goes back to its place there, and ``False`` is returned.
+        What is no event is forwarded to a shard queue as it is, where the flush makes it a dead letter.
 
         Raises:
             BufferUnavailable, PipelineFull: not now; deliver the message again later.
         """
-        if delivery.queue.startswith(self._shard_queue):
-            self._give_back(task_id, body(), delivery)
-            return False
         try:
             if arguments is None:
                 raise InvalidEvent("apply_event takes keyword arguments only")
@@ -238,7 +223,6 @@ class Ingress:
             shard = crc32(task_id.encode()) % self._shards
             message = self._message(task_id, body(), f"{self._shard_queue}{{{shard}}}", refused)
             self._buffer.write(shard, [Encoded(task_id, _to_json(task_id), shard, message, (), dedupe=True)])
-        return True
 
     def refusal(
         self, raw: bytes, others: Container[str], now: datetime, celery_reads: Callable[[bytes | str], object]
@@ -288,31 +272,10 @@ class Ingress:
         shard = crc32(event.encode() if event else raw) % self._shards
         envelope = Envelope(self._task, f"{self._shard_queue}{{{shard}}}")
         message = envelope.encode(_to_json(f"malformed-{delivery}"), malformed_kwargs(raw, reason))
-        self._buffer.give_back(shard, message + b"null" + OPEN_END, None, event or delivery)
+        self._buffer.hand_over(shard, message + b"null" + OPEN_END, event or delivery)
 
     def _message(self, task_id: str, body: str, queue: str, refused: str) -> bytes:
         return Envelope(self._task, queue).wrap(_to_json(task_id), body, refused)
-
-    def _give_back(self, task_id: str, body: str, delivery: Delivery) -> None:
-        envelope = Envelope(self._task, delivery.queue)
-        message = envelope.wrap(_to_json(task_id), body, delivery=_to_json(self._new_id()))
-        shard = int(delivery.queue.removeprefix(self._shard_queue).strip("{}"))
-        seq = delivery.accepted[0] if delivery.accepted else None
-        end = _to_json(delivery.accepted) + OPEN_END
-        if self._buffer.give_back(shard, message + end, seq, delivery.tag):
-            return
-        # Later events were applied meanwhile. An appended row has no order; everything else must not undo them.
-        refused = None if _only_inserts(body) else "came back too late: a worker had taken it out of its shard's queue"
-        message = envelope.wrap(_to_json(task_id), body, refused, _to_json(self._new_id()))
-        self._buffer.give_back(shard, message + end, None, delivery.tag)
-
-
-def _only_inserts(body: str) -> bool:
-    try:
-        args, changes, _ = read_arguments(body)
-    except (InvalidEvent, ValueError, RecursionError):
-        return False
-    return not args and all(change.insert is not None for change in changes)
 
 
 def _utf8(text: str) -> str:

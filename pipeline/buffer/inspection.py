@@ -15,11 +15,11 @@ from pipeline.buffer.keys import Keys
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.config import Config
 from pipeline.core.health import BrokerFacts, BufferFacts
-from pipeline.errors import BufferUnavailable, TopologyMismatch
+from pipeline.errors import BufferUnavailable, InvalidSetting, TopologyMismatch
 
 __all__ = ["inspect_broker", "inspect_buffer"]
 
-_PORTS: Final = {"amqp": 5672, "pyamqp": 5672, "amqps": 5671}
+_PORTS: Final = {"amqp": 5672, "pyamqp": 5672, "amqps": 5671, "sentinel": 26379}
 
 
 def inspect_buffer(client: redis.Redis, buffer: RedisBuffer) -> BufferFacts:
@@ -77,13 +77,31 @@ def _load_scripts(client: Any) -> str | None:
 def inspect_broker(config: Config) -> BrokerFacts:
     """See that the broker answers, and how much waits in its queues if it is a Redis.
 
+    Of several URLs, which Celery separates by semicolons, one that answers is enough.
+
     Raises:
-        BufferUnavailable: it could not be reached.
+        BufferUnavailable: none could be reached, or a URL cannot be read.
     """
-    if urlsplit(config.broker_url).scheme in {"redis", "rediss", "unix"}:
-        return _queues(msgspec.structs.replace(config, redis_url=config.broker_url))
-    place = urlsplit(config.broker_url)
-    port = place.port or _PORTS.get(place.scheme)
+    problems = []
+    for url in filter(None, map(str.strip, config.broker_url.split(";"))):
+        try:
+            return _ask_broker(config, url)
+        except BufferUnavailable as error:
+            problems.append(error.problem)
+    raise BufferUnavailable("; ".join(problems) or "PIPELINE_BROKER_URL names no server")
+
+
+def _ask_broker(config: Config, url: str) -> BrokerFacts:
+    try:
+        place = urlsplit(url)
+        port = place.port or _PORTS.get(place.scheme)
+        if place.scheme in {"redis", "rediss", "unix"}:
+            return _queues(msgspec.structs.replace(config, redis_url=url))
+    except (ValueError, InvalidSetting):  # its message may quote a password
+        raise BufferUnavailable(
+            "PIPELINE_BROKER_URL has no URL of a broker; write amqp://user:password@host:5672/vhost or "
+            "redis://user:password@host:6379/0 (other characters than letters and digits in the password as %XX)",
+        ) from None
     if place.hostname and port:  # else it is no server: sqs, memory …
         try:
             socket.create_connection((place.hostname, port), config.redis_timeout_seconds).close()

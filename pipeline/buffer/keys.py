@@ -13,11 +13,12 @@ key                                    type    what it holds
 ``pipeline.paused.{n}``                hash    paused table → when to probe it (Unix ms), ``|``, why (JSON)
 ``pipeline.parked.{n}``                list    events set aside because their table is paused, same order
 ``pipeline.resumed.{n}``               list    events that were set aside and are taken before the queue, same order
-``pipeline.held.{n}``                  set     other rows that events set aside touch: what follows on them waits, too
+``pipeline.held.{n}``                  set     rows of other tables that events set aside touch: what follows waits, too
+``pipeline.probed.{n}``                hash    table that was resumed lately → how often it was probed in vain; expires
 ``pipeline.overlay.{n}:<table>:<key>`` list    pending events of one row, oldest left: ``[seq, id, change]``
 ``pipeline.row.{n}:<table>:<key>``     hash    the cached row, column → JSON; complete or absent
 ``pipeline.seen.{n}:<id>``             string  an idempotency key, value = seq; expires after the dedupe window
-``pipeline.given.{n}:<delivery tag>``  string  a delivery to a stock worker that gave its message back; expires
+``pipeline.handed.{n}:<mark>``          string  a broken message that was handed to the flush; expires
 ``pipeline.topology``                  hash    what every client must agree on
 ``pipeline``                           list    the ingress queue (Celery)
 ``pipeline.control``                   list    the queue of flush and maintenance tasks (Celery)
@@ -33,7 +34,8 @@ class ShardKeys:
     """The keys of one shard."""
 
     __slots__ = (
-        "batch", "events", "given", "held", "lease", "overlay", "parked", "paused", "resumed", "row", "seen", "state",
+        "batch", "events", "handed", "held", "lease", "overlay", "parked", "paused", "probed", "resumed",
+        "row", "seen", "state",
     )  # fmt: skip
 
     def __init__(self, namespace: str, shard: int) -> None:
@@ -44,12 +46,13 @@ class ShardKeys:
         self.lease = f"{namespace}.lease.{tag}"
         self.paused = f"{namespace}.paused.{tag}"
         self.parked = f"{namespace}.parked.{tag}"
+        self.probed = f"{namespace}.probed.{tag}"
         self.resumed = f"{namespace}.resumed.{tag}"
         self.held = f"{namespace}.held.{tag}"
         self.overlay = f"{namespace}.overlay.{tag}:"
         self.row = f"{namespace}.row.{tag}:"
         self.seen = f"{namespace}.seen.{tag}:"
-        self.given = f"{namespace}.given.{tag}:"
+        self.handed = f"{namespace}.handed.{tag}:"
 
 
 class Keys:

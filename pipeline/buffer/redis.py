@@ -41,13 +41,19 @@ FORMAT: Final = "1"
 
 _SCRIPTS: Final = (
     "write", "claim", "acknowledge", "fail", "begin", "halve", "pause", "resume", "release", "want",
-    "give_back", "cut",
+    "hand_over", "cut", "wake",
 )  # fmt: skip
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 _WANTED_AGAIN_MS: Final = 5_000
 """A flush that was asked for and has not started for so long may be lost with its worker: ask again."""
+
+_PROBED_MS: Final = 60_000
+"""For so long at least it is remembered how often a table was probed in vain before it was resumed."""
+
+_CAPS: Final = 10
+"""And for so many of the longest rests: who resumes it wrongly again and again must not lose count."""
 
 
 class RedisBuffer:
@@ -138,12 +144,11 @@ class RedisBuffer:
     def _evalsha(self, keys: list[str], args: list[Any]) -> Command:
         return ("EVALSHA", self._scripts["write"].sha, len(keys), *keys, *args)
 
-    def give_back(self, shard: int, message: bytes, seq: int | None, delivery: str) -> bool:
-        """See `pipeline.ports.Buffer.give_back`."""
+    def hand_over(self, shard: int, message: bytes, mark: str) -> None:
+        """See `pipeline.ports.Buffer.hand_over`."""
         names = self._keys.shards[shard]
         remember_ms = round(self._config.dedupe_window_seconds * 1000)
-        keys = [names.events, names.given + delivery, names.state]
-        return bool(self._run("give_back", keys, [message, seq or 0, remember_ms]) >= 0)
+        self._run("hand_over", [names.events, names.handed + mark, names.state], [message, remember_ms])
 
     def _write_call(self, shard: int, events: Sequence[Encoded]) -> tuple[list[str], list[Any]]:
         names = self._keys.shards[shard]
@@ -219,7 +224,7 @@ class RedisBuffer:
                 return Empty(paused_tables(paused))
             case [b"resting", milliseconds]:
                 return Resting(milliseconds / 1000)
-            case [b"batch", batch_id, seq, begun, failures, tries, paused, held, settled, accepted, *messages]:
+            case [b"batch", batch_id, seq, begun, failures, tries, paused, held, settled, accepted, source, *messages]:
                 return Claimed(
                     shard=shard,
                     id=batch_id.decode(),
@@ -233,6 +238,7 @@ class RedisBuffer:
                     held=frozenset(row.decode() for row in held),
                     settled=None if settled < 0 else settled,
                     accepted=accepted,
+                    resumed=source == b"resumed",
                 )
             case _:
                 raise BufferUnavailable(f"unexpected reply of the claim script: {reply!r:.200}")
@@ -246,11 +252,12 @@ class RedisBuffer:
         pipe = self._redis.pipeline(transaction=False)
         script = self._scripts["acknowledge"]
         for part in parts(events):
-            keys = [names.batch, names.state, names.parked, names.held]
+            keys = [names.batch, names.state, names.parked, names.held, names.paused]
             args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest]
-            aside = [event for event in part if event.aside is not None]
-            waiting = {f"{table}:{identity}" for event in aside for table, identity in event.rows}
-            args += (len(aside), *(event.aside for event in aside), len(waiting), *waiting)
+            aside = sorted((event for event in part if event.aside is not None), key=lambda event: event.seq or 0)
+            touched = {row for event in aside for row in event.rows}
+            args += (len(aside), *(event.aside for event in aside), len(touched))
+            args += [part for table, identity in touched for part in (table, f"{table}:{identity}")]
             numbers: list[int] = []
             for row, (count, last, dead) in per_row(part).items():
                 keys += (names.overlay + row, names.row + row)
@@ -262,10 +269,18 @@ class RedisBuffer:
             replies: list[int] = pipe.execute()
         return replies[-1] == 0
 
-    def fail(self, batch: Claimed, error: str, rest_seconds: float, kind: FailureKind = FailureKind.PLAIN) -> None:
+    def fail(
+        self,
+        batch: Claimed,
+        error: str,
+        rest_seconds: float,
+        kind: FailureKind = FailureKind.PLAIN,
+        *,
+        begun: bool = False,
+    ) -> None:
         """See `pipeline.ports.Buffer.fail`."""
         names = self._keys.shards[batch.shard]
-        args = [batch.id, round(rest_seconds * 1000), error, batch.owner, kind]
+        args = [batch.id, round(rest_seconds * 1000), error, batch.owner, kind, int(begun)]
         self._run("fail", [names.state, names.lease], args)
 
     def begin(self, batch: Claimed, *, again: bool = False) -> bool:
@@ -293,10 +308,17 @@ class RedisBuffer:
         args = [table.table, round(table.seconds * 1000), why, batch.id if batch else ""]
         self._run("pause", [names.state, names.paused], args)
 
-    def resume(self, shard: int, table: str) -> bool:
+    def resume(self, shard: int, table: str, probes: int = 0) -> bool:
         """See `pipeline.ports.Buffer.resume`."""
         names = self._keys.shards[shard]
-        return bool(self._run("resume", [names.state, names.paused, names.batch, names.resumed], [table]))
+        keys = [names.state, names.paused, names.batch, names.resumed, names.probed]
+        remember_ms = max(_PROBED_MS, round(_CAPS * self._config.retry.cap_seconds * 1000))
+        return bool(self._run("resume", keys, [table, probes, remember_ms]))
+
+    def probed(self, shard: int, table: str) -> int:
+        """See `pipeline.ports.Buffer.probed`."""
+        with translated():
+            return int(self._redis.hget(self._keys.shards[shard].probed, table) or 0)
 
     def release(self, shard: int, owner: str) -> None:
         """See `pipeline.ports.Buffer.release`."""
@@ -322,8 +344,9 @@ class RedisBuffer:
         """See `pipeline.ports.Buffer.wake`."""
         pipe = self._redis.pipeline(transaction=False)
         for shard in shards:
-            pipe.hdel(self._keys.shards[shard].state, "due", "unreachable")
+            self._scripts["wake"](keys=[self._keys.shards[shard].state], client=pipe)
         with translated():
+            self._check_topology()
             pipe.execute()
 
     # --- looking

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 from celery import bootsteps
+from celery.bootsteps import RUN  # type: ignore[attr-defined] # its stubs leave it out
 from celery.worker.consumer.tasks import Tasks
 from kombu.utils.json import dumps, loads
 
@@ -34,6 +35,7 @@ _MOST_HELD: Final = 100  # while Redis is away; more go back to where they came 
 
 
 class _Refused(msgspec.Struct):
+    key: bytes
     raw: bytes
     reason: str
     delivery: str
@@ -51,16 +53,34 @@ def guard(pipeline: Pipeline) -> type[bootsteps.StartStopStep]:
             super().__init__(parent, **options)
             self.door = _Door(pipeline, parent.app.tasks)
             self.door.hang_the_net(parent)
+            _keep_out(parent, f"{pipeline.config.namespace}.events.")
 
         def start(self, parent: Any) -> None:
             """A consumer that starts, or starts again, has a new channel."""
             if parent.connection.transport.driver_type == "redis":
                 self.door.watch(parent.task_consumer.channel)
 
-        def stop(self, parent: Any) -> None:  # noqa: ARG002
-            self.door.settle(last=True)
+        def stop(self, parent: Any) -> None:
+            """At the end of the worker, and whenever its consumer starts again because the broker was away."""
+            if parent.blueprint.state == RUN:
+                self.door.settle()
+            else:
+                self.door.leave()
 
     return Guard
+
+
+def _keep_out(consumer: Any, shard_queues: str) -> None:
+    """Let nobody make ``consumer`` take from a shard queue at run time; `register` refuses a worker that begins so."""
+    add = consumer.add_task_queue
+
+    def add_task_queue(queue: str, *arguments: Any, **options: Any) -> None:
+        if queue.startswith(shard_queues):
+            log.error("%s: events wait there for the flush; it is not consumed", queue)
+        else:
+            add(queue, *arguments, **options)
+
+    consumer.add_task_queue = add_task_queue
 
 
 class _Door:
@@ -70,13 +90,14 @@ class _Door:
         self._task = f"{pipeline.config.namespace}.apply_event"
         self._queues = frozenset({pipeline.config.namespace, f"{pipeline.config.namespace}.control"})
         self._held: list[_Refused] = []  # refused while Redis was away
-        self._watched = False
+        self._channel: Any = None  # that is watched
+        self._leaving = False
 
     # --- on Redis: what comes out of the socket
 
     def watch(self, channel: Any) -> None:
         """Look at every reply to the BRPOP of ``channel``; there is one each second at least."""
-        self._watched = True
+        self._channel = channel
         client, separator = channel.client, channel.sep
         receive = client.parse_response
 
@@ -90,7 +111,7 @@ class _Door:
                 queue = key.decode("utf-8", "replace").rsplit(separator, 1)[0]
                 if queue in self._queues and (reason := self._refusal(raw)) is not None:
                     if len(self._held) < _MOST_HELD or not _returned(channel, key, raw):
-                        self._refuse(raw, reason)
+                        self._refuse(key, raw, reason)
                     return None  # as if nothing had come
             return reply
 
@@ -103,27 +124,36 @@ class _Door:
             log.exception("a message cannot be read")
             return f"cannot be read: {type(error).__name__}"
 
-    def _refuse(self, raw: bytes, reason: str) -> None:
+    def _refuse(self, key: bytes, raw: bytes, reason: str) -> None:
         log.error("a message of %d bytes is refused and becomes a dead letter, which says why", len(raw))
-        self._held.append(_Refused(raw, reason, uuid.uuid4().hex))
-        self.settle()
+        self._held.append(_Refused(key, raw, reason, uuid.uuid4().hex))
+        if self._leaving:  # kombu still waits for the answer to its last BRPOP, and that may take what was given back
+            self.leave()
+        else:
+            self.settle()
 
-    def settle(self, *, last: bool = False) -> None:
-        """Hand over what is refused, as far as Redis takes it now."""
+    def settle(self) -> PipelineError | None:
+        """Hand over what is refused, as far as Redis takes it now; why it does not take the rest."""
         while self._held:
             refused = self._held[0]
             try:
                 self._pipeline.ingress.bury(refused.raw, refused.reason, refused.delivery)
             except PipelineError as error:
-                log.log(
-                    logging.CRITICAL if last else logging.WARNING,
-                    "%d refused messages %s: %s",
-                    len(self._held),
-                    "are lost with this worker" if last else "wait for Redis",
-                    error,
-                )
-                return
+                log.warning("%d refused messages wait for Redis: %s", len(self._held), error)
+                return error
             del self._held[0]
+        return None
+
+    def leave(self) -> None:
+        """Hand over what is refused, or else give it back to its queue: the worker ends."""
+        self._leaving = True
+        error = self.settle()
+        lost = 0
+        while self._held:
+            refused = self._held.pop()  # the newest first: so the oldest comes to lie in front of it
+            lost += not _returned(self._channel, refused.key, refused.raw)
+        if lost:
+            log.critical("%d refused messages are lost with this worker: %s", lost, error)
 
     # --- on any broker: what kombu and Celery make of it
 
@@ -139,7 +169,7 @@ class _Door:
             def on_task_received(message: Any) -> None:
                 if not self._is_ours(message):
                     take(message)
-                elif not self._watched and (reason := self._refusal(_raw(message))) is not None:
+                elif self._channel is None and (reason := self._refusal(_raw(message))) is not None:
                     self._divert(message, reason)
                 else:
                     try:

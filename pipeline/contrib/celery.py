@@ -7,8 +7,7 @@
 
 adds ``pipeline.apply_event`` (queue ``pipeline``), ``pipeline.flush``, ``pipeline.flush_shard`` and
 ``pipeline.prune_ledger`` (queue ``pipeline.control``), routes them, and puts the periodic ones into the beat schedule.
-A worker for them takes both
-queues beside the app's own: ``celery -A shop worker -Q celery,pipeline,pipeline.control``.
+A worker for them takes both queues beside the app's own: ``celery -A shop worker -Q celery,pipeline,pipeline.control``.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
 from celery.worker.request import Request
 from kombu.utils.json import dumps, register_type
 
+from pipeline.config import Config
 from pipeline.contrib._celery_guard import guard
 from pipeline.core.values import timedelta_us
 from pipeline.errors import PipelineError, TopologyMismatch
 from pipeline.wiring import Pipeline
-from pipeline.writer import Delivery
 
 __all__ = ["register"]
 
@@ -38,6 +37,12 @@ log: Final = logging.getLogger("pipeline.celery")
 _PRUNE_SECONDS: Final = 3600.0
 _TICKS_EXPIRE_SECONDS: Final = 30.0  # clocks of beat and worker may differ; a late tick does no harm
 _PAUSES_SECONDS: Final = (0.1, 0.4, 1.5)  # the worker's processes are needed for the flush that makes room
+
+_LONG_WAITS: Final = 20
+"""Statements of one batch that may each wait for as long as they can; a healthy batch has none."""
+
+_CONNECTION_SECONDS: Final = 20.0
+"""Ten for a connection of the pool, five for an attempt without it, five of grace: see `pipeline.store.session`."""
 
 
 def register(app: Celery, pipeline: Pipeline) -> None:
@@ -107,37 +112,35 @@ def _register_ingress(app: Celery, pipeline: Pipeline) -> None:
     def apply_event(self: Task[Any, Any], *positional: Any, **arguments: Any) -> None:
         """Accept an event from any Celery client: keyword arguments of one change, or ``changes=[…]``."""
         request = self.request
-        queue = (request.delivery_info or {}).get("routing_key") or ""
-        tag = (request.properties or {}).get("delivery_tag") or str(request.id)
         for pause in _PAUSES_SECONDS:
             try:
-                accepted = pipeline.ingress.accept(
+                pipeline.ingress.accept(
                     str(request.id),
                     None if positional else arguments,
                     lambda: dumps([positional, arguments, {}]),
-                    Delivery(queue, tag, request.get("pipeline")),
                 )
             except PipelineError as error:
                 log.warning("event %s cannot be accepted now: %s", request.id, error)
             except Exception:  # whatever it is, a message that is not accepted must not be acknowledged
                 log.exception("event %s cannot be accepted now", request.id)
             else:
-                if not accepted:  # it would take the events in circles, and have no hand free for the flush
-                    log.error("%s: a shard queue is for the flush; this worker stops consuming it", queue)
-                    app.control.cancel_consumer(queue, destination=[str(request.hostname)])
                 return
             time.sleep(pause)
         # Not self.retry: it publishes a delayed copy, which is lost if that fails and is not counted as prefetched
         raise Reject("not accepted now", requeue=True)
 
 
-class _DiscreetRequest(Request):
+class _UnhurriedRequest(Request):
+    """Takes no time limit from a client: it could kill the worker's process each time that the task is delivered."""
+
+    time_limits = property(lambda _: (None, None), lambda _self, _limits: None)
+
+
+class _DiscreetRequest(_UnhurriedRequest):
     """Tells Flower and other listeners that there is an event, and not what is in it (law L9)."""
 
     argsrepr = property(lambda _: "()")
     kwargsrepr = property(lambda _: "{…}")
-    # a client's time limit could kill the worker's process before the event is accepted, each time it is delivered
-    time_limits = property(lambda _: (None, None), lambda _self, _limits: None)
 
 
 class _ApplyEvent(Task):  # type: ignore[type-arg]
@@ -152,16 +155,34 @@ class _ApplyEvent(Task):  # type: ignore[type-arg]
         return super().apply_async(args, kwargs, *rest, **options)
 
 
+class _Unhurried(Task):  # type: ignore[type-arg]
+    Request = f"{__name__}:{_UnhurriedRequest.__name__}"
+
+
+def _limits(config: Config) -> dict[str, float]:
+    """Time limits for what works on PostgreSQL, instead of the app's own.
+
+    A hard limit kills the process, and that counts as a death of its batch. Celery knows no task without one if the
+    app has one. So these are for what nobody has thought of: the connection itself ends a wait for a silent server, and
+    the server one for a lock. A flush takes its slice and the batch that was begun in it: 5 + 20 x (30 + 20) seconds
+    by default, 17 minutes, until the soft limit ends it like any failure; and another long wait until the hard one.
+    """
+    wait = config.statement_timeout_seconds + _CONNECTION_SECONDS
+    soft = config.flush_slice_seconds + _LONG_WAITS * wait
+    return {"soft_time_limit": soft, "time_limit": soft + 2 * wait}
+
+
 def _register_flush(app: Celery, pipeline: Pipeline) -> None:
     namespace = pipeline.config.namespace
+    options: dict[str, Any] = {"base": _Unhurried, "shared": False, "ignore_result": True, **_limits(pipeline.config)}
 
-    @app.task(name=f"{namespace}.flush_shard", shared=False, ignore_result=True)
+    @app.task(name=f"{namespace}.flush_shard", **options)
     def flush_shard(shard: int) -> dict[str, Any]:
         """Write the pending events of one shard to PostgreSQL."""
         report: dict[str, Any] = msgspec.to_builtins(pipeline.flush_shard(shard))
         return report
 
-    @app.task(name=f"{namespace}.flush", shared=False, ignore_result=True)
+    @app.task(name=f"{namespace}.flush", **options)
     def flush() -> list[int]:
         """Flush every shard that has something to do: the others by a task each, the last one here."""
         shards = pipeline.shards_to_flush()
@@ -171,7 +192,7 @@ def _register_flush(app: Celery, pipeline: Pipeline) -> None:
             pipeline.flush_shard(shards[-1])
         return shards
 
-    @app.task(name=f"{namespace}.prune_ledger", shared=False, ignore_result=True)
+    @app.task(name=f"{namespace}.prune_ledger", **options)
     def prune_ledger() -> int:
         """Forget applied batches that are older than the ledger's retention."""
         return pipeline.ledger.prune()

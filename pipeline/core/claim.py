@@ -33,7 +33,8 @@ class Claimed(msgspec.Struct, frozen=True):
     flusher has begun to write it under this id, ``failures`` how often an error was recorded, ``tries`` how many of
     these were of a kind that is tried a bounded number of times. ``held`` are rows (``table:identity``) whose earlier
     events are set aside. ``settled`` is the number (``seq``) up to which the shard's events have been settled or passed
-    over, ``None`` if that is not known; ``accepted`` the highest number given so far.
+    over, ``None`` if that is not known; ``accepted`` the highest number given so far. ``resumed``:
+    its events had been set aside, and so have been passed over before.
     """
 
     shard: int
@@ -48,6 +49,7 @@ class Claimed(msgspec.Struct, frozen=True):
     held: frozenset[str] = frozenset()
     settled: int | None = None
     accepted: int = 0
+    resumed: bool = False
 
 
 class FailureKind(StrEnum):

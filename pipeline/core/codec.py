@@ -55,14 +55,10 @@ class Envelope:
         """The message, open at its end. ``event`` (the id) and ``kwargs`` are JSON texts already."""
         return self.wrap(event, (b"[[]," + kwargs + b",{}]").decode())
 
-    def wrap(self, event: bytes, body: str, refused: str | None = None, delivery: bytes | None = None) -> bytes:
-        """The message with this body, open at its end.
-
-        ``refused`` says why the write side did not accept it; ``delivery`` is its delivery tag, if not the event's id.
-        """
+    def wrap(self, event: bytes, body: str, refused: str | None = None) -> bytes:
+        """The message with this body, open at its end; ``refused`` says why the write side did not accept it."""
         why = b"" if refused is None else b',"refused":' + _to_json(refused)
-        tag = delivery or event
-        return b"".join((self._head, tag, b'},"body":', _to_json(body), self._middle, event, why, b',"pipeline":'))
+        return b"".join((self._head, event, b'},"body":', _to_json(body), self._middle, event, why, b',"pipeline":'))
 
 
 def kwargs_json(changes: list[dict[str, Any]], shard_by: str | None = None) -> bytes:
@@ -116,7 +112,6 @@ class _Headers(msgspec.Struct, frozen=True):
     task: str = ""
     pipeline: tuple[_Counter, _Counter] | None = None
     refused: str | None = None
-
     compression: str | None = None
 
 

@@ -29,7 +29,7 @@ class Meaning(StrEnum):
 class Contact(StrEnum):
     """Whether PostgreSQL was there when something went wrong."""
 
-    KEPT = "kept"  # it answered
+    KEPT = "kept"  # it said what is wrong, the connection broke before the batch was begun, or we ended a silent one
     LOST = "lost"  # the connection broke while the batch was being written: that may be the batch's fault
     NEVER = "never"  # no connection could be had: the batch was not even tried
 
@@ -37,7 +37,11 @@ class Contact(StrEnum):
 _MEANINGS: Final[dict[str, Meaning]] = {
     "08": Meaning.OUTAGE,  # connection exception
     "53": Meaning.OUTAGE,  # insufficient resources: disk full, out of memory, too many connections
-    "55": Meaning.OUTAGE,  # object not in prerequisite state: lock not available, object in use
+    "55": Meaning.OUTAGE,  # lock not available, object in use
+    "55000": Meaning.SYSTEMIC,  # object not in prerequisite state: no replica identity, a view that cannot be written
+    "HV": Meaning.OUTAGE,  # foreign data wrapper: the server behind a foreign table
+    "XX001": Meaning.OUTAGE,  # data corrupted: repair it, and nothing is lost
+    "XX002": Meaning.OUTAGE,  # index corrupted
     "57P": Meaning.OUTAGE,  # admin shutdown, crash shutdown, cannot connect now
     "58": Meaning.OUTAGE,  # system error: I/O
     "57014": Meaning.TIMEOUT,  # query canceled by statement_timeout
@@ -57,6 +61,9 @@ _MEANINGS: Final[dict[str, Meaning]] = {
     "42501": Meaning.SYSTEMIC,  # insufficient privilege
     "42804": Meaning.SYSTEMIC,  # datatype mismatch
     "42809": Meaning.SYSTEMIC,  # wrong object type: the target is no table
+    "42883": Meaning.SYSTEMIC,  # undefined function; but see `pipeline.store.diagnosis`
+    "42704": Meaning.SYSTEMIC,  # undefined object
+    "42P02": Meaning.SYSTEMIC,  # undefined parameter
     "42P10": Meaning.SYSTEMIC,  # the table has no unique key
     "0A000": Meaning.SYSTEMIC,  # feature not supported: MERGE into such a relation
     "28": Meaning.SYSTEMIC,  # invalid authorization

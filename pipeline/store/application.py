@@ -8,45 +8,24 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
-from pipeline.core.change import MAX_EVENT_ID, Change, Event
+from pipeline.core.change import MAX_EVENT_ID, Event
 from pipeline.core.codec import Malformed
-from pipeline.core.failure import Meaning, classify
-from pipeline.core.fold import fold
-from pipeline.core.isolate import isolate
-from pipeline.core.table import Table
+from pipeline.core.failure import Meaning
 from pipeline.errors import ApplyFailed, NotMigrated
 from pipeline.ports import Applied, Batch
-from pipeline.store.bulk import BulkWriter, Plan, Shape
+from pipeline.store.bulk import Plan, Shape
 from pipeline.store.catalog import Catalog
+from pipeline.store.isolation import Finding, IsolatingWriter
 from pipeline.store.statements import statement
-from pipeline.store.text import Unfit
 from pipeline.telemetry import Probe, Step
 
-__all__ = ["Application", "text_of_error"]
-
-
-class _Finding(NamedTuple):
-    """What was wrong with an event."""
-
-    reason: str
-    sqlstate: str | None
-    meaning: Meaning = Meaning.POISON
-    table: str | None = None
+__all__ = ["Application"]
 
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 """Whatever the role's or the database's default is: a later snapshot would not see whom a race was lost to."""
 
-_ISOLATED: Final = frozenset({Meaning.POISON, Meaning.PARENT_MISSING, Meaning.UNKNOWN})
-"""Errors that may be one event's fault: look for it. Everything else ends the attempt for the whole batch."""
-
-
-def text_of_error(error: Exception) -> str:
-    """The message of an error, with PostgreSQL's detail, without the position in our own SQL."""
-    if isinstance(error, psycopg.Error) and error.diag.message_primary:
-        detail = error.diag.message_detail
-        return error.diag.message_primary + (f" ({detail})" if detail else "")
-    return str(error).strip() or type(error).__name__
+_TOO_LATE: Final = "came back too late: a worker had taken it out of its shard's queue, and later events were applied"
 
 
 class _Window(NamedTuple):
@@ -54,6 +33,13 @@ class _Window(NamedTuple):
 
     start: int
     end: int
+
+
+class _Entry(NamedTuple):
+    """The batch as it stands in the ledger: its seq there, and the ids of its events that were not set aside."""
+
+    seq: int
+    ids: frozenset[str]
 
 
 class _Ledger(NamedTuple):
@@ -86,12 +72,9 @@ class Application:
         self._plans = plans
         self._probe = probe
         self._begun = False
-        self._looked_again = False
-        self._tables: dict[int, Table] = {}
-        self._names: dict[int, str] = {}
-        self._writer = BulkWriter(connection, self._tables, plans, stages)
-        self._rows = 0
-        self._savepoints = 0
+        self._dismissed = False
+        connection.add_notice_handler(self._heed)
+        self._writer = IsolatingWriter(connection, catalog, plans, stages, probe=probe)
 
     def run(self, begin: Callable[[], None]) -> Applied:
         """Apply the batch and commit; see `pipeline.ports.Store.apply`."""
@@ -99,17 +82,18 @@ class Application:
         self._writer.make_room()
         self._connection.execute(_BEGIN)
         ledger = self._lock()
-        if ledger is None:
-            return self._applied_before()
+        if isinstance(ledger, _Entry):
+            return self._applied_before(ledger)
         begin()
         self._begun = True
         self._probe(Step.LOCKED)
         seq, window, warning = self._place(ledger)
         self._freshen()
-        here = [position for position in range(len(batch.entries)) if position not in batch.aside]
-        fresh = self._fresh(here, window)
+        turns = range(len(batch.entries)) if batch.turns is None else batch.turns
+        here = [position for position in turns if position not in batch.aside]
+        fresh = self._not_yet_applied(self._fresh(here, window))
         if batch.bury is not None:
-            bad = {position: _Finding(batch.bury, None) for position in fresh}
+            bad = {position: Finding(batch.bury, None) for position in fresh}
         else:
             bad = self._write(fresh)
         for position, finding in sorted(bad.items()):
@@ -123,7 +107,7 @@ class Application:
                 "batch_id": batch.id,
                 # also of those that were applied before: what is missing here was set aside
                 "event_ids": "\n".join([_entry_id(batch.entries[position]) for position in here]),
-                "row_count": self._rows,
+                "row_count": self._writer.rows,
                 "dead_count": len(bad),
                 "recheck_from": window and window.start,
                 "recheck_to": window and window.end,
@@ -136,10 +120,10 @@ class Application:
         self._probe(Step.COMMITTED)
         return Applied(
             seq=seq,
-            rows=self._rows,
+            rows=self._writer.rows,
             dead=frozenset(bad),
             skipped=len(here) - len(fresh),
-            savepoints=self._savepoints,
+            savepoints=self._writer.savepoints,
             warning=warning,
             aside=batch.aside,
         )
@@ -153,12 +137,22 @@ class Application:
     @property
     def table(self) -> str | None:
         """The table that was being written when something went wrong, as its changes spell it."""
-        return None if self._writer.at is None else self._names[self._writer.at.oid]
+        return self._writer.table
 
     @property
     def lost(self) -> bool:
-        """Whether the connection broke after the batch was begun."""
-        return self._begun and self._connection.broken
+        """Whether the connection broke without a word after the batch was begun.
+
+        When a server is stopped, or the backend of somebody else crashes, it says so before it closes the connection.
+        """
+        return self._begun and self._connection.broken and not self._dismissed
+
+    def _heed(self, notice: psycopg.errors.Diagnostic) -> None:
+        self._dismissed |= (notice.sqlstate or "").startswith("57P")
+
+    def close(self) -> None:
+        """Give the connection back as it was."""
+        self._connection.remove_notice_handler(self._heed)
 
     def _freshen(self) -> None:
         """See that what the catalog's cache says of the batch's tables is still so."""
@@ -168,8 +162,8 @@ class Application:
 
     # --- once only
 
-    def _lock(self) -> _Ledger | None:
-        """Lock the shard; ``None``: the batch was applied and its acknowledgement was lost."""
+    def _lock(self) -> _Ledger | _Entry:
+        """Lock the shard; an entry: the batch was applied and its acknowledgement was lost."""
         lock = statement("lock_shard")
         try:
             row = self._connection.execute(lock, self._scope).fetchone()
@@ -185,31 +179,32 @@ class Application:
         if row is None:
             raise ApplyFailed("the shard's row vanished", None, Meaning.CONFLICT)
         seq, last_batch, start, end = row
-        if str(last_batch) == self._batch.id:
-            return None
-        if self._batch.seq != seq + 1 and self._find_batch() is not None:
-            return None
+        last = str(last_batch) == self._batch.id
+        # read once: `prune` does not wait for us, and may remove any entry but the last
+        if (last or self._batch.seq != seq + 1) and (entry := self._find_batch()) is not None:
+            return entry
+        if last:  # somebody has emptied the ledger: what was set aside is most likely what would be now
+            here = [entry for at, entry in enumerate(self._batch.entries) if at not in self._batch.aside]
+            return _Entry(seq, frozenset(map(_entry_id, here)))
         return _Ledger(seq, None if start is None else _Window(start, end))
 
-    def _find_batch(self) -> tuple[int, frozenset[str]] | None:
-        """The seq under which the batch stands in the ledger, and the ids of its events there."""
+    def _find_batch(self) -> _Entry | None:
         row = self._connection.execute(statement("find_batch"), {"batch_id": self._batch.id}).fetchone()
-        return None if row is None else (row[0], frozenset(row[1]))
+        return None if row is None else _Entry(row[0], frozenset(row[1]))
 
-    def _applied_before(self) -> Applied:
+    def _applied_before(self, entry: _Entry) -> Applied:
         """The batch is in the ledger: say what became of it, and under which number it stands there."""
         batch = self._batch
-        seq, ids = self._find_batch() or (batch.seq, frozenset())
         rows = self._connection.execute(statement("find_dead_events"), {"batch_id": batch.id}).fetchall()
         dead = {row[0] for row in rows}
         self._connection.execute("ROLLBACK")
         names = list(map(_entry_id, batch.entries))
         return Applied(
-            seq=seq,
+            seq=entry.seq,
             rows=0,
             dead=frozenset(position for position, name in enumerate(names) if name in dead),
             skipped=len(batch.entries),
-            aside=frozenset(position for position, name in enumerate(names) if name not in ids),
+            aside=frozenset(position for position, name in enumerate(names) if name not in entry.ids),
         )
 
     def _place(self, ledger: _Ledger) -> tuple[int, _Window | None, str | None]:
@@ -249,108 +244,57 @@ class Application:
         applied = {row[0] for row in found}
         return [position for position, event in ids.items() if event not in applied]
 
+    def _not_yet_applied(self, positions: Sequence[int]) -> Sequence[int]:
+        """``positions`` without the displaced events that were applied when it was their turn.
+
+        A worker has given such an event back and died before it said so; so Celery has delivered it once more.
+        """
+        entries = self._batch.entries
+        ids = {position: _entry_id(entries[position]) for position in positions if position in self._batch.displaced}
+        if not ids:
+            return positions
+        found = self._connection.execute(
+            statement("find_displaced_events"),
+            {
+                **self._scope,
+                "accepted_ms": min(entries[position].accepted_ms or 0 for position in ids),
+                "event_ids": list(ids.values()),
+            },
+            prepare=False,
+        ).fetchall()
+        applied = {row[0] for row in found}
+        return [position for position in positions if ids.get(position) not in applied]
+
     # --- writing
 
-    def _write(self, positions: Sequence[int]) -> dict[int, _Finding]:
+    def _write(self, positions: Sequence[int]) -> dict[int, Finding]:
         """Write the entries at ``positions``; what was wrong with those that could not be written."""
         entries = self._batch.entries
-        bad: dict[int, _Finding] = {}
+        bad: dict[int, Finding] = {}
         events: list[Event] = []
         place: dict[int, int] = {}
         for position in positions:
             entry = entries[position]
             if isinstance(entry, Malformed):
-                bad[position] = _Finding(entry.reason, None)
+                bad[position] = Finding(entry.reason, None)
             elif entry.refused is not None:
-                bad[position] = _Finding(entry.refused, None)
+                bad[position] = Finding(entry.refused, None)
+            elif position in self._batch.displaced and any(entry.identities):
+                bad[position] = Finding(_TOO_LATE, None)  # a row that is only appended has no order
             else:
                 place[id(entry)] = position
                 events.append(entry)
-        for event, finding in self._second_chances(isolate(events, self._attempt, self._attempt_alone), events):
+        for event, finding in self._writer.write(events):
             if finding.meaning is Meaning.PARENT_MISSING and self._batch.paused:
-                raise ApplyFailed(finding.reason, finding.sqlstate, Meaning.SYSTEMIC, finding.table, event=event.id)
+                raise ApplyFailed(finding.public, finding.sqlstate, Meaning.SYSTEMIC, finding.table, event=event.id)
             if finding.meaning is not Meaning.POISON and not self._batch.final:
-                raise ApplyFailed(finding.reason, finding.sqlstate, finding.meaning)
+                raise ApplyFailed(finding.public, finding.sqlstate, finding.meaning)
             bad[place[id(event)]] = finding
         return bad
 
-    def _second_chances(
-        self, found: Sequence[tuple[Event, _Finding]], events: Sequence[Event]
-    ) -> Sequence[tuple[Event, _Finding]]:
-        """What is still wrong when the events that missed a parent are tried again behind the rest of the batch.
-
-        Bisection may have parted a child from a parent that comes after it. One whose rows a later event touches must
-        stay in its place.
-        """
-        orphans = [event for event, finding in found if finding.meaning is Meaning.PARENT_MISSING]
-        if not orphans or len(events) == len(found):
-            return found
-        waiting = {id(event) for event in orphans}
-        touched: set[tuple[str, str]] = set()
-        free: list[Event] = []
-        for event in reversed(events):
-            rows = {(c.table, name) for c, name in zip(event.changes, event.identities, strict=True) if name}
-            if id(event) in waiting and rows.isdisjoint(touched):
-                free.append(event)
-            touched |= rows
-        healed = {id(event) for event in reversed(free) if self._attempt_alone(event) is None}
-        return [(event, finding) for event, finding in found if id(event) not in healed]
-
-    def _attempt(self, events: Sequence[Event]) -> _Finding | None:
-        return self._in_savepoint(
-            [[row for event in events for row in zip(event.changes, event.identities, strict=True)]]
-        )
-
-    def _attempt_alone(self, event: Event) -> _Finding | None:
-        return self._in_savepoint([[row] for row in zip(event.changes, event.identities, strict=True)])
-
-    def _in_savepoint(self, steps: Sequence[Sequence[tuple[Change, str | None]]]) -> _Finding | None:
-        """Fold and write each step; all or nothing. Deferred constraints are checked here too, not first at COMMIT."""
-        self._savepoints += 1
-        self._connection.execute("SAVEPOINT pipeline; SET CONSTRAINTS ALL DEFERRED")
-        try:
-            rows = 0
-            for changes in steps:
-                rows += self._writer.write(
-                    fold([(self._table(change.table), change, name) for change, name in changes])
-                )
-            self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT pipeline")
-        except Unfit as error:
-            finding = _Finding(str(error), None)
-        except psycopg.Error as error:
-            finding = _Finding(text_of_error(error), error.sqlstate, classify(error.sqlstate), self.table)
-            if finding.meaning not in _ISOLATED:
-                raise
-        else:
-            self._rows += rows
-            self._probe(Step.ATTEMPTED)
-            return None
-        self._connection.execute("ROLLBACK TO SAVEPOINT pipeline; RELEASE SAVEPOINT pipeline")
-        self._look_again()
-        self._probe(Step.ATTEMPTED)
-        return finding
-
-    def _look_again(self) -> None:
-        """Something did not fit: before an event is blamed, read the catalog anew, once.
-
-        A column may be wider by now, a key unique, a table referenced.
-        """
-        if not self._looked_again:
-            self._looked_again = True
-            self._catalog.forget()
-            self._plans.clear()
-
-    def _table(self, name: str) -> Table:
-        table = self._catalog.get(name)
-        if table is None:
-            table = self._catalog.read(self._connection, name)
-        self._tables[table.oid] = table
-        self._names[table.oid] = name
-        return table
-
     # --- dead letters
 
-    def _bury(self, entry: Event | Malformed, finding: _Finding) -> None:
+    def _bury(self, entry: Event | Malformed, finding: Finding) -> None:
         self._connection.execute(
             statement("bury"),
             {
@@ -360,7 +304,7 @@ class Application:
                 "table_name": entry.changes[0].table if isinstance(entry, Event) else None,
                 "reason": finding.reason.replace("\x00", "\\0"),
                 "sqlstate": finding.sqlstate,
-                "attempts": self._batch.failures + 1,
+                "attempts": self._batch.failures + int(self._batch.bury is None),
                 "accepted_ms": entry.accepted_ms,
                 "message": entry.raw,
             },

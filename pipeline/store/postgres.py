@@ -12,12 +12,13 @@ from psycopg_pool import PoolTimeout
 
 from pipeline.config import Config
 from pipeline.core.change import Event
-from pipeline.core.failure import Contact, Meaning, classify
+from pipeline.core.failure import Contact, Meaning
 from pipeline.errors import ApplyFailed
 from pipeline.ports import Applied, Batch, nothing
-from pipeline.store.application import Application, text_of_error
+from pipeline.store.application import Application
 from pipeline.store.bulk import MissingColumn, Plan, Shape
 from pipeline.store.catalog import Catalog
+from pipeline.store.diagnosis import meaning_of, public_text
 from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe, ignore
 
@@ -85,7 +86,12 @@ class PostgresStore:
                     )
                     return run(application)
                 finally:
-                    if connection.info.transaction_status not in {TransactionStatus.IDLE, TransactionStatus.UNKNOWN}:
+                    if application is not None:
+                        application.close()
+                    status = connection.info.transaction_status
+                    if status is TransactionStatus.ACTIVE:
+                        connection.close()  # a time limit of Celery, say, has ended the wait for a statement
+                    elif status not in {TransactionStatus.IDLE, TransactionStatus.UNKNOWN}:
                         connection.rollback()
         except MissingColumn as error:
             raise ApplyFailed(
@@ -105,4 +111,4 @@ def _failure(error: Exception, application: Application | None) -> ApplyFailed:
     contact = Contact.NEVER if application is None else Contact.KEPT
     if application is not None and application.lost and sqlstate is None:
         contact = Contact.LOST  # without a word: an administrator's end of a session has a SQLSTATE
-    return ApplyFailed(text_of_error(error), sqlstate, classify(sqlstate), table, contact)
+    return ApplyFailed(public_text(error), sqlstate, meaning_of(error), table, contact)

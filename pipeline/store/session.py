@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from contextlib import ExitStack, contextmanager, suppress
+from time import monotonic
+from typing import Any, Final, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -16,13 +18,21 @@ from pipeline.config import Config
 from pipeline.core.failure import Meaning, classify
 from pipeline.errors import InvalidSetting, NotMigrated, StoreError, StoreUnavailable
 
-__all__ = ["Sessions", "translated"]
+__all__ = ["PatientConnection", "Sessions", "translated"]
+
+R = TypeVar("R")
 
 _PLANNER: Final = ("hashjoin", "mergejoin", "seqscan", "material", "bitmapscan")
 """Ways to read a table that a bulk statement must never take: the staged rows look one by one into the target's unique
 index, however large the target is and whatever its statistics say."""
 
 _SCHEMA_MISSING: Final = frozenset({"3F000", "42P01"})
+
+_GRACE_SECONDS: Final = 5.0
+"""What the way there and back may take, beyond the time that the server may take for a statement."""
+
+_LOOK_FOR_CLIENT_MILLISECONDS: Final = 1000
+"""How often a backend that works or waits looks whether its client is still there."""
 
 
 def _options(config: Config) -> str:
@@ -70,11 +80,69 @@ def _check_url(url: str) -> None:
         ) from None
 
 
+class _Deaf(psycopg.OperationalError):
+    """The server's end of a connection holds it open, and was not heard of in the time that a statement may take."""
+
+
+class PatientConnection(psycopg.Connection[Any]):
+    """A connection whose patience has an end: it closes itself over a server that is silent for too long.
+
+    The server keeps ``statement_timeout`` itself, so that a silence beyond it means that something between holds the
+    connection open and passes nothing on, or that the backend is stopped. TCP does not notice, as both kernels answer.
+
+    Every byte that goes or comes begins the time anew: a batch may have any number of statements, and any size. It
+    costs three microseconds per wait, and neither a thread nor a timer: psycopg looks up ten times a second anyway.
+    """
+
+    patience_seconds: float = _GRACE_SECONDS
+
+    def wait(self, gen: PQGen[R], *arguments: Any, **options: Any) -> R:
+        """See `psycopg.Connection.wait`; raises OperationalError if nothing comes for ``patience_seconds``."""
+        try:
+            return super().wait(self._listening(gen), *arguments, **options)
+        except _Deaf:
+            self.close()  # it is useless, and nothing more must wait for it: a ROLLBACK, say
+            raise
+
+    def _listening(self, gen: PQGen[R]) -> PQGen[R]:
+        try:
+            wanted = next(gen)
+            heard = monotonic()
+            while True:
+                ready = yield wanted
+                if ready:
+                    heard = monotonic()
+                elif monotonic() - heard > self.patience_seconds:
+                    raise _Deaf(f"PostgreSQL was not heard of for {self.patience_seconds:g} seconds, connection closed")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+
+
 def _insist_on_durability(connection: psycopg.Connection[Any]) -> None:
     """Redis forgets a batch when it is committed, so a commit must be on disk; a stricter setting is left alone."""
     row = connection.execute("SHOW synchronous_commit").fetchone()
     if row is not None and row[0] == "off":
         connection.execute("SET synchronous_commit = on")
+
+
+def _look_for_client(connection: psycopg.Connection[Any]) -> None:
+    """A worker that dies while its backend waits or works must not leave its locks behind until that is through.
+
+    It is no start option: a server that does not know it, or is on a platform that cannot do it, would refuse us.
+    """
+    with suppress(psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue):
+        connection.execute(b"SET client_connection_check_interval = %d" % _LOOK_FOR_CLIENT_MILLISECONDS)
+
+
+def _check(connection: PatientConnection) -> None:
+    """Whether a connection of the pool is still good; an empty query has no work to do, and needs no patience."""
+    patience, connection.patience_seconds = connection.patience_seconds, _GRACE_SECONDS
+    try:
+        ConnectionPool.check_connection(connection)
+    finally:
+        connection.patience_seconds = patience
 
 
 class Sessions:
@@ -98,14 +166,15 @@ class Sessions:
             "keepalives_idle": 30,
             "tcp_user_timeout": round(config.lease_seconds * 800),  # milliseconds: notice before the lease is over
         }
+        self._patience_seconds = config.statement_timeout_seconds + _GRACE_SECONDS
         self._lock = threading.Lock()
-        self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._pool: ConnectionPool[PatientConnection] | None = None
         self._pid = 0
         self._doubtful = True  # no connection was made yet, or the last attempt to get one failed
 
     @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection[Any]]:
-        """Lend a connection; wait at most ten seconds for one.
+    def connection(self) -> Iterator[PatientConnection]:
+        """Lend a connection; wait at most ten seconds for one, and as long again to see that nobody answers.
 
         Raises (on entering) psycopg.OperationalError or `psycopg_pool.PoolTimeout`.
         """
@@ -136,20 +205,26 @@ class Sessions:
             return False
         return True
 
-    def _open(self) -> ConnectionPool[psycopg.Connection[Any]]:
+    def _configure(self, connection: PatientConnection) -> None:
+        _insist_on_durability(connection)
+        _look_for_client(connection)
+        connection.patience_seconds = self._patience_seconds
+
+    def _open(self) -> ConnectionPool[PatientConnection]:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():
                 # an inherited pool belongs to the parent: its sockets must not be closed or used here
                 self._pool = ConnectionPool(
                     self._url,
+                    connection_class=PatientConnection,
                     kwargs=self._arguments,
                     min_size=0,
                     max_size=8,
                     timeout=10.0,
                     max_idle=300.0,
                     reconnect_timeout=1.0,
-                    check=ConnectionPool.check_connection,
-                    configure=_insist_on_durability,
+                    check=_check,
+                    configure=self._configure,
                     open=True,
                     name="pipeline",
                 )

@@ -73,6 +73,7 @@ class _Checker:
         self._transport_losses = transport_losses
         self._verdict = Verdict()
         self._dead = dict.fromkeys(history.records, 0)
+        self._late: set[str] = set()
         self._hidden = _hidden(history)
 
     def run(self) -> Verdict:
@@ -106,6 +107,8 @@ class _Checker:
                 self._verdict.found("stranger", f"a dead letter of the event {event}, which nobody wrote")
             else:
                 self._dead[record.id] += count
+                if event in self._evidence.late:
+                    self._late.add(record.id)
         if self._evidence.dead_without_id:
             self._verdict.found("stranger", f"{self._evidence.dead_without_id} dead letters without an event id")
 
@@ -115,7 +118,7 @@ class _Checker:
 
     def _check_dead(self, record: Record) -> None:
         dead = self._dead[record.id]
-        if dead and record.id in self._evidence.late:
+        if dead and record.id in self._late:
             self._verdict.late += 1
         elif dead and record.poison is None:
             self._verdict.found("poison", f"{record.id} ({record.kind}) is good and is a dead letter", record)
@@ -176,7 +179,7 @@ class _Checker:
             self._check_missing_cell(key, writes, deletes, fates)
             return
         for record in deletes:
-            if fates[record.id] is Fate.MUST:
+            if fates[record.id] is Fate.MUST and record.id not in self._late:
                 self._verdict.found("lost", f"the row {key} is there, and its delete {record.id} was accepted", record)
         times = digits(int(row["tally"]))
         if not times.keys() <= writes.keys() or sum(times.values()) != row["ops"]:

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from random import Random
 from typing import Any, Final, NamedTuple
 
 from kombu.exceptions import KombuError
@@ -14,7 +15,7 @@ from redis.exceptions import RedisError
 
 from scripts.chaos_run.journal import now
 from scripts.chaos_run.processes import PROGRAMS, ROOT
-from scripts.chaos_run.redelivery import redeliver
+from scripts.chaos_run.redelivery import redeliver, restore
 from scripts.chaos_run.world import World
 
 __all__ = ["NotDrained", "drain", "leftovers"]
@@ -49,6 +50,8 @@ def drain(world: World, seconds: float, check: Callable[[], None]) -> None:
     status: dict[str, Any] = {}
     while True:
         check()
+        with suppress(RedisError, OSError), world.redis() as client:
+            restore(client, Random(0))  # noqa: S311 - the order of what is left does not matter
         status = _status(world)
         left = _left(world, status)
         if left is not None and not any(left):

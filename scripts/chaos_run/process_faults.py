@@ -11,12 +11,13 @@ from typing import Final
 
 from celery import Celery
 from kombu.exceptions import KombuError
+from redis import Redis
 from redis.exceptions import RedisError
 
 from pipeline.contrib.embedded.process import kill_family
 from scripts.chaos_run.lanes import FaultLog, Turn
 from scripts.chaos_run.processes import PROGRAMS, ROOT, Process, kill
-from scripts.chaos_run.redelivery import redeliver
+from scripts.chaos_run.redelivery import HANDS, redeliver, restore
 from scripts.chaos_run.world import SETTINGS, World
 
 __all__ = ["ENDED", "PROCESS_FAULTS", "STOCK_FAULTS", "ProcessFaults", "StockFaults"]
@@ -150,8 +151,24 @@ class StockFaults:
     def __init__(self, world: World) -> None:
         self._world = world
 
+    def shard_queue_taken(self, turn: Turn) -> None:
+        """A worker takes some of its events and dies; Celery restores them, in any order, at once or much later.
+
+        All of it happens inside Redis: between BRPOP and its note of what it took a real worker may lose a message.
+        """
+        queue = f"pipeline.events.{{{turn.random.randrange(self._world.options.shards)}}}"
+        taken = 0
+        with Redis.from_url(self._world.valkey.url, socket_timeout=TIMEOUT_SECONDS) as client:
+            for _ in range(turn.random.randint(1, 12)):
+                with suppress(RedisError):
+                    taken += client.lmove(queue, HANDS + queue, "RIGHT", "LEFT") is not None
+            turn.last(0.1, turn.random.choice([0.5, 2.0, 8.0]))
+            turn.note(queue=queue, taken=taken)
+            with suppress(RedisError):
+                restore(client, turn.random)
+
     def shard_queue_consumed(self, turn: Turn) -> None:
-        """A worker is made to consume it: it takes events that the flush should take, one by one."""
+        """A worker is told to consume it, which it must not do."""
         process = turn.random.choice(self._world.workers)
         queue = f"pipeline.events.{{{turn.random.randrange(self._world.options.shards)}}}"
         workers = [f"{process.name}@chaos"]
@@ -184,5 +201,6 @@ PROCESS_FAULTS: Final[Mapping[str, Callable[[ProcessFaults, Turn], None]]] = {
 
 STOCK_FAULTS: Final[Mapping[str, Callable[[StockFaults, Turn], None]]] = {
     "shard_queue_consumed": StockFaults.shard_queue_consumed,
+    "shard_queue_taken": StockFaults.shard_queue_taken,
 }
 """By name."""

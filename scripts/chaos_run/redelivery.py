@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any, Final
 
 from celery import Celery
+from redis import Redis
 
-__all__ = ["redeliver"]
+__all__ = ["HANDS", "redeliver", "restore"]
 
 TIMEOUT_SECONDS: Final = 5.0
+HANDS: Final = "chaos.hands:"
+"""Prefix of the lists of messages that a worker has taken out of a queue, whose name follows."""
+
+
+def restore(client: Redis, random: Random) -> None:
+    """Put everything that was taken out of shard queues back, in any order, to either end of the hand."""
+    server: Any = client  # redis-py annotates its replies as unions of sync and async results
+    for hands in server.keys(f"{HANDS}*"):
+        queue = hands.decode().removeprefix(HANDS)
+        while server.lmove(hands, queue, random.choice(["LEFT", "RIGHT"]), "RIGHT"):
+            pass
 
 
 def redeliver(broker_url: str) -> int:

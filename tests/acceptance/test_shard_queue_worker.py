@@ -1,4 +1,4 @@
-"""A worker that consumes a shard queue by mistake: it is refused, and if it happens all the same nothing is lost."""
+"""A worker that is told to consume a shard queue does not."""
 
 import subprocess
 import sys
@@ -10,12 +10,12 @@ import pytest
 from celery import Celery
 from pytest_celery import CeleryTestNode, CeleryTestWorker
 
-from pipeline import Change, Config, Pipeline
+from pipeline import Config, Pipeline
 from tests.acceptance.nodes import ROOT, process_environment
 from tests.acceptance.waiting import wait_until
 
 SHARDS = 8
-EVENTS = 4_000
+EVENTS = 400
 
 
 @pytest.fixture
@@ -40,27 +40,19 @@ def test_a_worker_of_a_shard_queue_is_refused_with_a_sentence(environment: dict[
     assert "Traceback" not in refused.stderr
 
 
-def test_a_worker_that_is_made_to_consume_shard_queues_loses_and_doubles_nothing(
+def test_a_worker_that_is_told_to_consume_a_shard_queue_does_not(
     worker: CeleryTestWorker, beat: CeleryTestNode, client: Celery, database_url: str, pipeline: Pipeline
 ) -> None:
     with psycopg.connect(database_url, autocommit=True) as database:
         database.execute("CREATE TABLE hits (page integer PRIMARY KEY, n bigint NOT NULL DEFAULT 0)")
-        database.execute("CREATE TABLE log (n integer NOT NULL)")
         for shard in range(SHARDS):
             client.control.add_consumer(f"pipeline.events.{{{shard}}}")
-        started = "Started consuming from pipeline.events."
-        wait_until(lambda: worker.logs().count(started) == SHARDS, "a worker of all shard queues")
+        refused = "events wait there for the flush; it is not consumed"
+        wait_until(lambda: worker.logs().count(refused) == SHARDS, "a word about every shard queue")
         for n in range(EVENTS):
             pipeline.write("hits", key={"page": n % 50}, add={"n": 1})
-        pipeline.write_many(Change("log", insert={"n": n}) for n in range(EVENTS))
-
-        def counts() -> object:
-            return database.execute("SELECT (SELECT sum(n) FROM hits), count(*), count(DISTINCT n) FROM log").fetchone()
-
-        wait_until(lambda: counts() == (EVENTS, EVENTS, EVENTS), "every event, once", 60)
-        wait_until(lambda: pipeline.status().pending == 0, "an empty pipeline")
-        assert counts() == (EVENTS, EVENTS, EVENTS)
+        wait_until(lambda: pipeline.status().pending == 0, "an empty pipeline", 60)
+        assert database.execute("SELECT sum(n) FROM hits").fetchone() == (EVENTS,)
     assert pipeline.status().dead_letters == 0
     assert worker.container.status == "running"
     assert beat.ready()
-    assert "a shard queue is for the flush; this worker stops consuming it" in worker.logs()

@@ -128,7 +128,7 @@ def test_a_zombie_that_holds_the_whole_batch_does_no_harm_to_an_acknowledgement_
 def begin_to_acknowledge(client: Any, claim: Claimed, done: int) -> None:
     """What a flusher did that died after its first call: the oldest ``done`` events are dropped and settled."""
     script = (files("pipeline.buffer") / "lua" / "acknowledge.lua").read_text()
-    keys = ["pipeline.batch.{0}", "pipeline.shard.{0}", "pipeline.parked.{0}", "pipeline.held.{0}"]
+    keys = [f"pipeline.{name}.{{0}}" for name in ("batch", "shard", "parked", "held", "paused")]
     numbers: list[int] = []
     for event in events_of(claim)[:done]:
         keys += (

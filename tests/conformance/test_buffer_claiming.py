@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from pipeline.core.change import Change
+from pipeline.errors import TopologyMismatch
 from pipeline.ports import Busy, Claimed, Empty, FailureKind, PausedTable, Resting
 from tests.conformance.conftest import MakeBuffer
 from tests.conformance.lane import accept, claimed, names_of, settled
@@ -96,7 +97,7 @@ def test_only_who_has_begun_counts(make_buffer: MakeBuffer) -> None:
     buffer.begin(claim)
     buffer.begin(claim)
     assert claimed(buffer).begun == 2
-    buffer.fail(claim, "no luck", 0)
+    buffer.fail(claim, "no luck", 0, begun=True)
     assert (claimed(buffer).begun, claimed(buffer).failures) == (2, 1)
     assert buffer.halve(claim, suspected=False)
     buffer.begin(claim)  # of a batch that is not frozen any more
@@ -106,10 +107,11 @@ def test_only_who_has_begun_counts(make_buffer: MakeBuffer) -> None:
 def test_a_failure_before_it_was_begun_hides_no_crash(make_buffer: MakeBuffer) -> None:
     buffer = make_buffer()
     accept(buffer, "ab")
+    buffer.begin(claimed(buffer))  # and nothing more was heard
     for _ in range(4):
-        buffer.fail(claimed(buffer), "no connection", 0)
+        buffer.fail(claimed(buffer), "no connection", 0, FailureKind.UNREACHABLE)
     claim = claimed(buffer)
-    assert (claim.begun, claim.failures) == (4, 4)
+    assert (claim.begun - claim.failures, claim.failures) == (1, 4)
 
 
 # --- failure ----------------------------------------------------------------------------------------------------------
@@ -171,6 +173,22 @@ def test_a_batch_that_could_not_even_be_tried_can_be_woken(make_buffer: MakeBuff
     buffer.wake([0, 1])
     assert claimed(buffer).messages == claim.messages
     assert not buffer.states()[0].unreachable
+
+
+def test_a_batch_that_failed_otherwise_by_now_is_not_woken(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer()
+    accept(buffer, "a")
+    claim = claimed(buffer)
+    buffer.fail(claim, "connection refused", 300, FailureKind.UNREACHABLE)
+    buffer.fail(claim, "disk full", 300)
+    buffer.wake([0])
+    assert isinstance(buffer.claim(0, "me"), Resting)
+
+
+def test_nobody_is_woken_by_who_has_another_topology(make_buffer: MakeBuffer) -> None:
+    accept(make_buffer(shards=2), "a")
+    with pytest.raises(TopologyMismatch):
+        make_buffer(shards=3).wake([0])
 
 
 def test_only_the_last_failure_says_whether_postgresql_was_unreachable(make_buffer: MakeBuffer) -> None:

@@ -1,7 +1,6 @@
 """Any `Buffer`: what it accepts, what it refuses, and what it knows already."""
 
 import pytest
-import redis
 
 from pipeline.core.change import Change
 from pipeline.errors import PipelineFull, TopologyMismatch
@@ -76,33 +75,11 @@ def test_every_chunk_of_a_round_trip_has_its_own_outcome(make_buffer: MakeBuffer
     assert [state.queued for state in buffer.states()] == [1, 0, 2]
 
 
-def test_messages_that_are_given_back_stand_in_the_order_in_which_they_were_accepted(
-    make_buffer: MakeBuffer, redis_url: str
-) -> None:
-    buffer = make_buffer()
-    accept(buffer, "abcde")
-    with redis.Redis.from_url(redis_url) as client:
-        taken = [client.rpop("pipeline.events.{0}") for _ in range(4)]
-    for place in (2, 0, 3, 1):
-        buffer.give_back(0, taken[place], place + 1, f"delivery {place}")
-    assert names_of(claimed(buffer)) == ["a", "b", "c", "d", "e"]
-
-
-def test_a_message_is_given_back_once_for_each_time_that_it_was_delivered(make_buffer: MakeBuffer) -> None:
-    buffer = make_buffer()
-    accept(buffer, "a")
-    message = encoded("z").message + b"[9,0]}}"
-    for _ in range(2):  # the second time because the worker died before it acknowledged
-        buffer.give_back(0, message, 9, "first")
-    assert names_of(claimed(buffer)) == ["a", "z"]
-    buffer.give_back(0, message, 9, "second")
-    assert buffer.states()[0].queued == 1
-
-
-def test_a_message_without_a_number_is_given_back_to_the_front(make_buffer: MakeBuffer) -> None:
-    buffer = make_buffer()
+def test_a_message_that_is_handed_over_is_the_next_one_and_is_handed_over_once(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(max_pending=2)
     accept(buffer, "ab")
-    buffer.give_back(0, encoded("z").message + b"null}}", None, "first")
+    for _ in range(2):  # the second time because the worker died before it acknowledged
+        buffer.hand_over(0, encoded("z").message + b"null}}", "mark")
     assert names_of(claimed(buffer)) == ["z", "a", "b"]
 
 

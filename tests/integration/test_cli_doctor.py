@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -201,6 +202,27 @@ def test_a_broker_that_is_away_is_told(scene: Scene) -> None:
         broker = found(scene.pipeline(broker_url=url), "broker")
         assert broker.level is Level.PROBLEM
         assert "hunter2" not in broker.message
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "sentinel"])
+def test_of_brokers_that_stand_in_for_each_other_one_that_answers_is_enough(scene: Scene, scheme: str) -> None:
+    port = urlsplit(scene.redis_url).port
+    both = f"{scheme}://guest:hunter2@127.0.0.1:1//;{scheme}://guest:hunter2@127.0.0.1:{port}//"
+    none = f"{scheme}://guest:hunter2@127.0.0.1:1//;{scheme}://guest:hunter2@127.0.0.1:2//"
+    assert found(scene.pipeline(broker_url=both), "broker").level is Level.OK
+    broker = found(scene.pipeline(broker_url=none), "broker")
+    assert broker.level is Level.PROBLEM
+    assert "127.0.0.1:1" in broker.message
+    assert "127.0.0.1:2" in broker.message
+    assert "hunter2" not in broker.message
+
+
+@pytest.mark.parametrize("url", ["amqp://guest:hunter2@host:port//", "redis://:hunter2@host:port/0", "amqp://[hunter2"])
+def test_a_broker_url_that_cannot_be_read_is_told_by_its_own_name(scene: Scene, url: str) -> None:
+    broker = found(scene.pipeline(broker_url=url), "broker")
+    assert broker.level is Level.PROBLEM
+    assert "PIPELINE_BROKER_URL" in broker.message
+    assert "hunter2" not in broker.message
 
 
 def test_a_redis_that_went_back_in_time_is_told(scene: Scene) -> None:

@@ -4,18 +4,23 @@ import json
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Literal
 
 import pytest
 
 from pipeline import Change
 from pipeline.buffer.redis import RedisBuffer
+from pipeline.contrib.embedded import Postgres
 from pipeline.core.verdict import Halve, judge_crash
 from pipeline.flush import End
-from pipeline.ports import Claimed
+from pipeline.ports import Claimed, FailureKind
 from tests.conformance.lane import accept, claimed, names_of, settled
-from tests.integration.scene import Scene, dead, drain
+from tests.integration.scene import Scene, dead, drain, eventually
 
 EVENTS = 16
+WAITING = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'MERGE%'"
 # Workers, one after the other, until nothing is pending. Each is a process, and KILLER ends it while it is applied.
 WORKERS = """
 import json, os, random, sys, time
@@ -75,6 +80,7 @@ def test_an_event_that_kills_its_worker_is_the_only_one_that_is_buried(scene: Sc
     (letter,) = dead(pipeline)
     assert letter.event_id == receipts[10].event_id
     assert letter.reason.startswith("3 flushers")
+    assert letter.attempts == 3
     assert scene.sql("SELECT array_agg(id ORDER BY id), sum(n) FROM t") == [
         ([n for n in range(EVENTS) if n != 10], EVENTS - 1)
     ]
@@ -138,6 +144,44 @@ def test_an_event_that_crashes_its_backend_is_the_only_one_that_is_buried(scene:
     assert scene.sql("SELECT array_agg(id ORDER BY id), sum(n) FROM t") == [
         ([n for n in range(EVENTS) if n != 10], EVENTS - 1)
     ]
+
+
+def test_a_backend_that_takes_the_server_down_for_a_while_is_not_forgotten(scene: Scene) -> None:
+    scene.sql("CREATE TABLE t (id int PRIMARY KEY)")
+    pipeline = scene.pipeline()
+    pipeline.write_many(Change("t", {"id": n}) for n in range(4))
+    buffer = scene.buffer()
+    for _ in range(2):  # it crashes, and the next try finds nobody, because PostgreSQL recovers
+        claim = claimed(buffer)
+        buffer.begin(claim)
+        buffer.fail(claim, "server closed the connection", 0, FailureKind.SILENT, begun=True)
+        buffer.fail(claim, "connection refused", 0, FailureKind.UNREACHABLE)
+    claim = claimed(buffer)
+    assert isinstance(judge_crash(claim.begun, claim.failures, len(claim.messages)), Halve)
+
+
+@pytest.mark.parametrize("how", ["fast", "immediate"])
+def test_a_server_that_is_stopped_blames_nobody(
+    scene: Scene, postgres: Postgres, how: Literal["fast", "immediate"]
+) -> None:
+    scene.sql("CREATE TABLE t (id int PRIMARY KEY)")
+    pipeline = scene.pipeline(retry_base_seconds=0.001, retry_cap_seconds=0.002)
+    pipeline.write("t", {"id": 1})
+    for _ in range(4):
+        with closing(scene.connect()) as holder, ThreadPoolExecutor(1) as thread:
+            holder.execute("BEGIN")
+            holder.execute("INSERT INTO t VALUES (1)")
+            attempt = thread.submit(pipeline.flush_shard, 0)
+            eventually(lambda: scene.sql(WAITING), "nobody waits for the row")
+            scene.disconnect()
+            postgres.stop(how)
+            assert attempt.result().end is End.FAILED
+        postgres.start()
+    claim = claimed(scene.buffer())
+    assert claim.begun == claim.failures == 4
+    drain(pipeline)
+    assert dead(pipeline) == []
+    assert scene.sql("SELECT id FROM t") == [(1,)]
 
 
 def test_flushers_that_vanish_before_they_write_put_the_blame_on_nobody(scene: Scene) -> None:

@@ -61,3 +61,10 @@ def test_a_full_redis_can_set_events_aside_and_take_them_back(full: Scene) -> No
     full.sql("ALTER TABLE elsewhere RENAME TO page_views")
     assert drain(pipeline).events == 3
     assert dead(pipeline) == []
+
+
+def test_a_full_redis_takes_a_refused_message_to_its_dead_letters(full: Scene) -> None:
+    pipeline = full.pipeline()
+    pipeline.ingress.bury(b"garbage", "it is garbage", "delivery 1")
+    assert drain(pipeline).dead == 1
+    assert [(letter.message, letter.reason) for letter in dead(pipeline)] == [(b"garbage", "it is garbage")]

@@ -12,7 +12,7 @@ from pipeline.contrib.embedded import Postgres
 from pipeline.flush import End
 from pipeline.telemetry import Step
 from pipeline.wiring import ShardStatus
-from tests.conformance.lane import batch_of, claimed, events_of
+from tests.conformance.lane import batch_of, claimed, event, events_of
 from tests.integration.scene import Scene, dead, drain, restore, snapshot
 
 TABLES = ("CREATE TABLE views (page int PRIMARY KEY, n int)", "CREATE TABLE log (id int)")
@@ -229,3 +229,18 @@ def test_the_ledger_forgets_old_batches_but_never_the_last(scene: Scene, pipelin
     pipeline.write_many([Change("views", {"page": 1}, add={"n": 1})])
     drain(pipeline)
     assert totals(scene)[0] == 4
+
+
+def test_a_ledger_that_is_pruned_while_a_batch_is_looked_up_applies_nothing_again(scene: Scene) -> None:
+    scene.sql("CREATE TABLE views (page int PRIMARY KEY, n int, note text)")
+    store = scene.store()
+    for number in (1, 2, 3):
+        store.apply(batch_of([event(f"e{number}")], number))
+    scene.sql("ALTER TABLE pipeline.batch RENAME TO entry")
+    scene.sql("""
+        CREATE FUNCTION pipeline.read_once() RETURNS SETOF pipeline.entry LANGUAGE sql
+        AS 'DELETE FROM pipeline.entry RETURNING *'
+    """)
+    scene.sql("CREATE VIEW pipeline.batch AS SELECT * FROM pipeline.read_once()")
+    again = store.apply(batch_of([event("e2")], 2))
+    assert (again.seq, again.skipped, again.aside) == (2, 1, frozenset())

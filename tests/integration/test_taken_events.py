@@ -8,7 +8,6 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.flush import End
-from pipeline.writer import Delivery
 from tests.integration.scene import Scene, dead, drain, eventually
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, v int, n int DEFAULT 0)"
@@ -20,13 +19,9 @@ def take(scene: Scene, count: int = 1) -> list[bytes]:
     return [scene.redis.rpop(scene.keys.events) for _ in range(count)]
 
 
-def give_back(scene: Scene, pipeline: Pipeline, raw: bytes) -> None:
-    """What our task does with a message of a shard queue."""
-    message: dict[str, Any] = json.loads(raw)
-    headers, tag = message["headers"], message["properties"]["delivery_tag"]
-    body = message["body"]
-    delivery = Delivery(scene.keys.events, tag, tuple(headers["pipeline"]))
-    assert not pipeline.ingress.accept(headers["id"], json.loads(body)[1], lambda: body, delivery)
+def restore(scene: Scene, raw: bytes) -> None:
+    """What any worker of this Redis does for one that died, after the visibility timeout."""
+    scene.redis.rpush(scene.keys.events, json.dumps(json.loads(raw)).encode())
 
 
 def put(pipeline: Pipeline, *values: int, row: int = 1) -> None:
@@ -47,7 +42,7 @@ def test_an_event_in_the_hands_of_a_worker_is_not_overtaken(scene: Scene, caplog
         assert pipeline.flush_shard(0).end is End.WAITING
     assert "events 1 to 1 are missing in its queue" in caplog.text
     assert rows(scene) == []
-    give_back(scene, pipeline, taken)
+    restore(scene, taken)
     assert drain(pipeline).events == 2
     assert rows(scene) == [(2, 2)]
 
@@ -59,13 +54,13 @@ def test_what_is_before_the_missing_events_is_written(scene: Scene) -> None:
     drain(pipeline)
     put(pipeline, 3, 4, 5, 6)
     first, second, third = take(scene, 3)
-    give_back(scene, pipeline, first)
+    restore(scene, first)
     report = pipeline.flush_shard(0)
     assert (report.end, report.events) == (End.WAITING, 1)
     assert rows(scene) == [(3, 3)]
     put(pipeline, 7)
-    give_back(scene, pipeline, third)
-    give_back(scene, pipeline, second)
+    restore(scene, third)
+    restore(scene, second)
     drain(pipeline)
     assert rows(scene) == [(7, 7)]
 
@@ -94,14 +89,44 @@ def test_what_comes_back_too_late_undoes_nothing_and_is_not_lost(scene: Scene) -
     put(pipeline, 2)
     taken = take(scene, 2)
     eventually(lambda: pipeline.flush_shard(0).end is End.EMPTY, "it waits for ever")
-    for raw in (*taken, *taken):  # the second time because the worker died before it acknowledged
-        give_back(scene, pipeline, raw)
+    for raw in taken:
+        restore(scene, raw)
     drain(pipeline)
     assert rows(scene) == [(2, 1)]
     assert scene.sql("SELECT n FROM log") == [(1,)]  # has no order that could be wrong
     (letter,) = dead(pipeline)
     assert "came back too late" in letter.reason
     assert scene.redis.keys("pipeline.overlay*") == []
+
+
+def test_what_celery_restores_once_more_is_applied_once(scene: Scene) -> None:
+    scene.sql(TABLE)
+    scene.sql(LOG)
+    pipeline = scene.pipeline()
+    put(pipeline, 1)
+    pipeline.insert("log", {"n": 1}, shard_by="the only shard")
+    taken = take(scene, 2)
+    for raw in taken:
+        restore(scene, raw)  # and it is taken and restored once more
+    drain(pipeline)
+    put(pipeline, 2)
+    for raw in taken:
+        restore(scene, raw)
+    drain(pipeline)
+    assert (rows(scene), scene.sql("SELECT n FROM log"), dead(pipeline)) == ([(2, 2)], [(1,)], [])
+
+
+def test_what_celery_puts_back_in_any_order_takes_effect_in_its_own(scene: Scene) -> None:
+    scene.sql(TABLE)
+    pipeline = scene.pipeline()
+    put(pipeline, 1, 2, 3, 4, 5)
+    first, second, third = take(scene, 3)
+    for raw in (second, third):
+        restore(scene, raw)
+    assert pipeline.flush_shard(0).end is End.WAITING
+    restore(scene, first)
+    drain(pipeline)
+    assert (rows(scene), dead(pipeline)) == ([(5, 5)], [])
 
 
 def test_messages_with_invented_numbers_hold_nothing_up(scene: Scene) -> None:

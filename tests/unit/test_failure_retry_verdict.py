@@ -19,15 +19,18 @@ POLICY = RetryPolicy(base_seconds=0.2, cap_seconds=30.0, attempts=5)
     ("meaning", "sqlstates"),
     [
         (Meaning.OUTAGE, ["08000", "08006", "08P01", "53100", "53200", "53300", "55P03", "55006", "57P01", "57P02"]),
-        (Meaning.OUTAGE, ["57P03", "57P05", "58000", "58030", "25P03", "25P04", "25006"]),
+        (
+            Meaning.OUTAGE,
+            ["57P03", "57P05", "58000", "58030", "25P03", "25P04", "25006", "HV000", "HV00N", "XX001", "XX002"],
+        ),
         (Meaning.TIMEOUT, ["57014"]),
         (Meaning.CONFLICT, ["40001", "40P01", "25P02"]),
         (Meaning.POISON, ["22001", "22003", "22008", "22P02", "22021", "2200H", "23502", "23505", "23514", "23P01"]),
         (Meaning.POISON, ["21000", "54000", "54001"]),
         (Meaning.PARENT_MISSING, ["23503"]),
         (Meaning.SYSTEMIC, ["42P01", "42703", "42501", "42804", "42809", "42P10", "0A000", "28000", "28P01", "3D000"]),
-        (Meaning.SYSTEMIC, ["3F000"]),
-        (Meaning.UNKNOWN, ["XX000", "P0001", "42883", "57000", "25001", "40002", "0A001", "", "2", "57", "ZZZZZ"]),
+        (Meaning.SYSTEMIC, ["3F000", "55000", "42883", "42704", "42P02"]),
+        (Meaning.UNKNOWN, ["XX000", "P0001", "42601", "57000", "25001", "40002", "0A001", "", "2", "57", "ZZZZZ"]),
     ],
 )
 def test_the_meaning_of_a_sqlstate_is_in_the_table(meaning: Meaning, sqlstates: list[str]) -> None:

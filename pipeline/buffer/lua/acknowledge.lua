@@ -1,11 +1,12 @@
 -- Drop the oldest events of an applied batch and settle their rows. A large batch is acknowledged in several calls; the
 -- batch itself is the progress, so a crash between two calls only leaves the rest of it to be acknowledged again.
 --
--- KEYS  1 batch list   2 shard hash   3 parked list   4 held set   then per row: overlay list, row hash
+-- KEYS  1 batch list   2 shard hash   3 parked list   4 held set   5 paused hash   then per row: overlay list, row hash
 -- ARGV  1 batch id   2 events that the batch holds now   3 events to drop   4 the shard's seq when the batch is done
 --       5 time to live of a clean cached row in milliseconds   6 number of the last event of the batch, 0 if none has one
 --       7 number of events among them to set aside instead, then these messages, oldest first
---       then the number of rows to hold, then these rows
+--       then the number of rows that these touch, then for each its table and its name; those of a table that is paused
+--       itself need not be held: until it is resumed, its events wait anyway, and then everything comes back
 --       then, packed by MessagePack, one flat array with three numbers per row: overlay entries to drop, seq of the last
 --       of them, 1 if an event of it is dead
 -- Returns the number of events left in the batch, or -1 if the batch is not in that state (somebody else was here).
@@ -26,14 +27,16 @@ for _ = 1, tonumber(ARGV[7]) do
   redis.call('LPUSH', KEYS[3], ARGV[arg])
   arg = arg + 1
 end
-local holds = tonumber(ARGV[arg])
+local touched = tonumber(ARGV[arg])
 arg = arg + 1
-for _ = 1, holds do
-  redis.call('SADD', KEYS[4], ARGV[arg])
-  arg = arg + 1
+for _ = 1, touched do
+  if redis.call('HEXISTS', KEYS[5], ARGV[arg]) == 0 then
+    redis.call('SADD', KEYS[4], ARGV[arg + 1])
+  end
+  arg = arg + 2
 end
 local numbers, n = cmsgpack.unpack(ARGV[arg]), 1
-for i = 5, #KEYS, 2 do
+for i = 6, #KEYS, 2 do
   local overlay, row, drop, last = KEYS[i], KEYS[i + 1], numbers[n], numbers[n + 1]
   local dropped = redis.call('LPOP', overlay, drop) or {}
   if head_seq(dropped[#dropped]) ~= last then -- somebody deleted or restored entries: drop what is settled, and only that
@@ -67,6 +70,6 @@ else
   if settled >= 0 then
     redis.call('HSET', KEYS[2], 'settled', string.format('%.0f', settled))
   end
-  redis.call('HDEL', KEYS[2], 'batch_id', 'batch_seq', 'begun', 'failures', 'due', 'error', 'unreachable', 'gap_since')
+  redis.call('HDEL', KEYS[2], 'batch_id', 'batch_seq', 'begun', 'failures', 'due', 'error', 'unreachable', 'gap_since', 'source')
 end
 return left

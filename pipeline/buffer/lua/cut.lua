@@ -25,7 +25,7 @@ if keep == 0 then
   redis.call('HSET', KEYS[3], 'gap_since', string.format('%.0f', since))
 end
 
-local front = redis.call('EXISTS', KEYS[4]) == 1 and KEYS[4] or KEYS[1] -- as in halve.lua
+local front = redis.call('HGET', KEYS[3], 'source') == 'resumed' and KEYS[4] or KEYS[1] -- back to where it came from
 for _ = keep + 1, redis.call('LLEN', KEYS[2]) do
   redis.call('LMOVE', KEYS[2], front, 'LEFT', 'RIGHT')
 end

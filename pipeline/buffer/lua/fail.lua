@@ -4,6 +4,7 @@
 -- ARGV  1 batch id   2 milliseconds to rest   3 the error, one line   4 owner
 --       5 what kind of failure: "plain", "bounded" (the number of such tries is), "unreachable" (PostgreSQL was not there,
 --       the batch was not tried) or "silent" (the flusher's connection died over it, which counts like its own death)
+--       6 1 if the batch was begun in this try
 -- Returns 1, or 0 if the batch is not frozen any more.
 
 local kind = ARGV[5]
@@ -14,9 +15,9 @@ redis.call('HDEL', KEYS[1], 'error', 'unreachable') -- frees something first: se
 local clock = redis.call('TIME')
 local due = clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(ARGV[2])
 if kind ~= 'silent' then
-  local failures = redis.call('HINCRBY', KEYS[1], 'failures', 1)
-  if failures > tonumber(redis.call('HGET', KEYS[1], 'begun') or 0) then
-    redis.call('HSET', KEYS[1], 'begun', failures) -- it failed before it was begun: that must not hide a later crash
+  redis.call('HINCRBY', KEYS[1], 'failures', 1)
+  if ARGV[6] == '0' then
+    redis.call('HINCRBY', KEYS[1], 'begun', 1) -- what is begun and not failed is a death: this try is neither
   end
 end
 if kind == 'bounded' then

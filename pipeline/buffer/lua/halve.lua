@@ -9,8 +9,7 @@ if redis.call('HGET', KEYS[3], 'batch_id') ~= ARGV[1] or held < 2 then
   return 0
 end
 redis.call('HDEL', KEYS[3], 'due') -- frees something first: see claim.lua
--- what was set aside is claimed first: while any of it waits, the batch came from there
-local front = redis.call('EXISTS', KEYS[4]) == 1 and KEYS[4] or KEYS[1]
+local front = redis.call('HGET', KEYS[3], 'source') == 'resumed' and KEYS[4] or KEYS[1] -- back to where it came from
 local keep = math.ceil(held / 2)
 for _ = keep + 1, held do
   redis.call('LMOVE', KEYS[2], front, 'LEFT', 'RIGHT') -- newest first, so that the oldest of them ends up foremost
