@@ -15,13 +15,24 @@ key                                    type    what it holds
 ``pipeline.resumed.{n}``               list    events that were set aside and are taken before the queue, same order
 ``pipeline.held.{n}``                  set     other rows that events set aside touch: what follows on them waits, too
 ``pipeline.overlay.{n}:<table>:<key>`` list    pending events of one row, oldest left: ``[seq, id, change]``
-``pipeline.row.{n}:<table>:<key>``     hash    the cached row, column → JSON; complete or absent
+``pipeline.row.{n}:<table>:<key>``     hash    the cached row, column → JSON; complete or absent. Its tag is the field
+                                               without a name: see below
 ``pipeline.seen.{n}:<id>``             string  an idempotency key, value = seq; expires after the dedupe window
 ``pipeline.given.{n}:<delivery tag>``  string  a delivery to a stock worker that gave its message back; expires
 ``pipeline.topology``                  hash    what every client must agree on
 ``pipeline``                           list    the ingress queue (Celery)
 ``pipeline.control``                   list    the queue of flush and maintenance tasks (Celery)
 =====================================  ======  =========================================================================
+
+The tag of a cached row, in a field that no column can have, says what the hash is:
+
+- a life of the server (see `pipeline.buffer.connection.life_of`): the whole row, right as long as that life goes on.
+  With ``!`` behind it: an event that is in the row already may be accepted again under its id, because Redis has gone
+  back in time; such an event drops the row.
+- ``?`` and a token: no row yet, the reader with this token is fetching it. Whatever is written drops the hash, and then
+  that reader does not install what it has read.
+- ``-``: no row, and it makes no sense to wait for one: everybody reads for himself for a second, or
+  until what is pending has been written.
 """
 
 from __future__ import annotations
