@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -71,13 +72,17 @@ class PostgresRows:
         name = questions[0].place.table
         for known in (name in self._facts, False):  # what is known may be old: look again, once
             try:
-                with translated(), self._sessions.connection() as connection:
+                with translated(), self._sessions.connection() as connection, _values():
                     return _Reading(connection, self._facts_of(connection, name), self._namespace).read(questions)
             except Exception as error:
                 self._facts.pop(name, None)
                 self._catalog.forget()
-                if not known or not _looks_old(error):
-                    raise _told(error, name) from error
+                if known and _looks_old(error):
+                    continue
+                if isinstance(error, Unfit | MissingColumn | ApplyFailed):  # about the question
+                    problem = error.problem if isinstance(error, ApplyFailed) else str(error)
+                    raise InvalidRead(problem, name) from error
+                raise
         raise AssertionError
 
     def _facts_of(self, connection: psycopg.Connection[Any], name: str) -> _Facts:
@@ -94,6 +99,17 @@ class PostgresRows:
         return facts
 
 
+@contextmanager
+def _values() -> Iterator[None]:
+    """A value that psycopg cannot turn into one of Python (the time stamp ``infinity``) is no outage."""
+    try:
+        yield
+    except psycopg.DataError as error:
+        if error.sqlstate is None:
+            raise StoreError(f"a value of the row has no form in Python: {error}") from error
+        raise
+
+
 def _updatable(table: Table, *, triggered: bool) -> frozenset[str]:
     if triggered or any(column.generated for column in table.columns.values()):
         return frozenset()
@@ -106,13 +122,6 @@ def _looks_old(error: Exception) -> bool:
     return isinstance(error, MissingColumn | Unfit) or (
         sqlstate is not None and classify(sqlstate) in {Meaning.SYSTEMIC, Meaning.POISON}
     )
-
-
-def _told(error: Exception, name: str) -> Exception:
-    """An error about the question as `InvalidRead`; any other as it is."""
-    if isinstance(error, Unfit | MissingColumn | ApplyFailed):
-        return InvalidRead(error.problem if isinstance(error, ApplyFailed) else str(error), name)
-    return error
 
 
 class _Reading:
@@ -150,6 +159,8 @@ class _Reading:
         try:
             rows = self._connection.execute(text, [*parameters, shards, seqs, self._namespace]).fetchall()
         except psycopg.DataError as error:
+            if error.sqlstate is None:
+                raise
             raise Unfit(", ".join(names), text_of_error(error)) from error
         found = [Found(None)] * len(questions)
         for number, fragile, exists, *values in rows:
