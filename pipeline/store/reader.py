@@ -263,15 +263,13 @@ class _Reading:
         if query is None:
             return False, None
         answer = self._connection.execute(query.text, query.parameters).fetchone()
-        if answer is None:  # not without pending changes; nothing to fold means nothing to find
+        existed, *values = answer or (False,)
+        if not existed and not pending:
             return False, None
-        existed, *values = answer
         row = dict(zip(table.columns, values, strict=True))
         for name, column in table.columns.items():
             if row[name] is None and column.not_null and not column.assigned:
                 raise _Refused(f"column {name} would be NULL")
-        if not pending and not existed:
-            return False, None
         return bool(existed), row
 
 
