@@ -103,7 +103,7 @@ class Pipeline:
         self._redis = connect(self.config)
         self._buffer = RedisBuffer(self._redis, self.config)
         self._sessions = Sessions(self.config)
-        self._rows = RedisRows(self.config)
+        self._rows = RedisRows(self.config, self._buffer.check_topology)
         store = PostgresRows(self._sessions, self.config, time.monotonic)
         self._reader = Reader(self._rows, store, self.config, time.monotonic, time.sleep, probe=probe)
         self._writer = Writer(self._buffer, self.config, _new_event_id, probe)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, Final
@@ -31,7 +31,9 @@ class RedisRows:
     It has connections of its own, because it must know with which life of the server each of them speaks.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, check_topology: Callable[[], None]) -> None:
+        """``check_topology`` raises if rows and overlays may be in other shards than ``config`` says."""
+        self._check_topology = check_topology
         self._redis: Any = connect(config, lives=True)
         self._keys = Keys(config.namespace, config.shards)
         self._ttl_ms = round(config.cache_ttl_seconds * 1000)
@@ -52,6 +54,7 @@ class RedisRows:
 
     def look(self, places: Sequence[tuple[Place, bool]]) -> list[Fields | Filling | Missed]:
         """See `pipeline.reading.RowCache.look`."""
+        self._check_topology()  # here only: without a look no row is installed where nobody writes
         with translated(), self._connection() as connection:
             life = life_of(connection)
             calls: list[tuple[list[str], list[Any]]] = []

@@ -26,6 +26,7 @@ class Pending(msgspec.Struct, frozen=True):
     change: Change
 
 
+_PLAIN: Final = frozenset({int, str, bool, type(None)})
 _to_json: Final = msgspec.json.Encoder().encode
 _values: Final = msgspec.json.Decoder(list[Any]).decode
 _entry: Final = msgspec.json.Decoder(tuple[int, str, Change]).decode
@@ -45,7 +46,8 @@ def encode_row(row: Columns, updatable: Container[str]) -> dict[str, bytes] | No
             return None
         if type(same) is not type(value) or same != value:
             return None
-        fields[name] = json[1:-1] if name in updatable else json
+        plain = name in updatable and type(value) in _PLAIN
+        fields[name] = json[1:-1] if plain else json
     return fields
 
 
