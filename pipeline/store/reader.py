@@ -75,9 +75,9 @@ class PostgresRows:
                 with translated(), self._sessions.connection() as connection, _values():
                     return _Reading(connection, self._facts_of(connection, name), self._namespace).read(questions)
             except Exception as error:
-                self._facts.pop(name, None)
-                self._catalog.forget()
                 if known and _looks_old(error):
+                    self._facts.pop(name, None)
+                    self._catalog.forget()
                     continue
                 if isinstance(error, Unfit | MissingColumn | ApplyFailed):  # about the question
                     problem = error.problem if isinstance(error, ApplyFailed) else str(error)

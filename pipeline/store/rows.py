@@ -8,6 +8,7 @@ written. A row that is missing is the row of the columns' defaults: a law of `pi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from psycopg import sql
@@ -50,6 +51,7 @@ def stored_rows(table: Table, names: Sequence[str]) -> bytes:
     )
     return parametrised(
         sql.SQL(
+            "/* {version} */ "
             "SELECT wanted.number, coalesce(ledger.seq > wanted.seq OR ledger.recheck_until > now(), false), "
             "target.{present} IS NOT NULL, {columns} "
             "FROM unnest({arrays}, {parameter}::int[], {parameter}::bigint[]) "
@@ -58,6 +60,7 @@ def stored_rows(table: Table, names: Sequence[str]) -> bytes:
             "LEFT JOIN {target} AS target ON {match}"
         )
         .format(
+            version=sql.SQL(_version(table)),
             present=sql.Identifier(names[0]),
             columns=_COMMA.join(sql.SQL("target.{}").format(sql.Identifier(name)) for name in table.columns),
             arrays=_COMMA.join(arrays),
@@ -68,6 +71,12 @@ def stored_rows(table: Table, names: Sequence[str]) -> bytes:
         )
         .as_string()
     )
+
+
+def _version(table: Table) -> str:
+    """What makes the statement another one when a type changes: the prepared one would be refused for ever."""
+    types = [(column.name, column.type) for column in table.columns.values()]
+    return blake2b(repr((table.oid, types)).encode(), digest_size=8).hexdigest()
 
 
 def _array(column: Column) -> sql.SQL:

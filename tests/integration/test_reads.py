@@ -227,13 +227,12 @@ def test_a_hit_is_one_round_trip(scene: Scene, pipeline: Pipeline) -> None:
 
 def test_a_table_that_was_altered_is_read_as_it_is_now(scene: Scene, pipeline: Pipeline) -> None:
     scene.sql("INSERT INTO t (id) VALUES (1)")
-    for _ in range(10):  # psycopg prepares what it has seen five times
-        scene.redis.delete(scene.keys.row + ROW)
-        assert same(pipeline.read("t", KEY), stored(scene))
-    for alteration in ("DROP COLUMN tags", "ALTER COLUMN n TYPE numeric", "ADD UNIQUE (name)"):
+    for alteration in ("ALTER id TYPE int", "DROP COLUMN tags", "ALTER n TYPE numeric", "ADD UNIQUE (name)"):
         scene.sql(f"ALTER TABLE t {alteration}")
-        scene.redis.delete(scene.keys.row + ROW)
-        assert same(pipeline.read("t", KEY), stored(scene))
+        row = stored(scene)
+        for _ in range(8):  # psycopg prepares what it has seen five times
+            scene.redis.delete(scene.keys.row + ROW)
+            assert same(pipeline.read("t", KEY), row)
     scene.sql("UPDATE t SET name = 'x'")
     assert pipeline.read("t", {"name": "x"}) is not None
 
