@@ -247,3 +247,21 @@ def test_a_write_during_a_miss_is_not_hidden_by_what_the_miss_installs(scene: Sc
     row = pipeline.read("t", KEY)
     assert row is not None
     assert row["n"] == 7
+
+
+def test_however_many_batches_commit_during_a_miss_each_change_counts_once(scene: Scene, pipeline: Pipeline) -> None:
+    scene.sql("INSERT INTO t (id) VALUES (1)")
+    pipeline.write("t", KEY, add={"n": 1})
+
+    def meanwhile() -> None:
+        for _ in range(2):
+            drain(pipeline)
+            pipeline.write("t", KEY, add={"n": 10})
+
+    with Pipeline(scene.config(), at(Step.LOOKED, meanwhile)) as reader:
+        row = reader.read("t", KEY)
+    assert row is not None
+    assert row["n"] == 16  # what was pending in the end was accepted after the look
+    again = pipeline.read("t", KEY)
+    assert again is not None
+    assert again["n"] == 26
