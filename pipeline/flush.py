@@ -12,19 +12,20 @@ import msgspec
 from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
 from pipeline.core.codec import Malformed, decode
-from pipeline.core.failure import Contact, Meaning, classify
+from pipeline.core.failure import Contact, Meaning
 from pipeline.core.retry import delay
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
 from pipeline.errors import ApplyFailed
+from pipeline.pausing import PausedTables, set_aside
 from pipeline.ports import (
     Applied,
     Batch,
     Buffer,
     Busy,
     Claimed,
+    Cut,
     Empty,
     FailureKind,
-    PausedTable,
     Resting,
     Settled,
     Store,
@@ -42,8 +43,24 @@ _BOUNDED: Final = frozenset({Meaning.PARENT_MISSING, Meaning.UNKNOWN})
 """Errors that are tried ``retry_attempts`` times, and only they count: an outage before uses up no try."""
 
 
+_PATIENCE_LEASES: Final = 3
+"""How long events wait for one before them that a worker has taken out of the queue, in leases (30 s by default)."""
+
+
+class _Missing(Exception):
+    """Events are missing in the batch; the rest of it was given back to the queue."""
+
+    def __init__(self, cut: Cut) -> None:
+        super().__init__(cut)
+        self.cut = cut
+
+
 class _Suspected(Exception):
     """A flusher died over the batch: it is not tried again as a whole."""
+
+
+class _Gone(Exception):
+    """The batch is not frozen any more: this flusher has slept over something."""
 
 
 _PATIENCE: Final = 5
@@ -56,6 +73,7 @@ class End(StrEnum):
     EMPTY = "empty"  # nothing is pending
     SLICE = "slice"  # its time was over; there may be more
     BUSY = "busy"  # another flusher is at work
+    WAITING = "waiting"  # events are missing in the queue, and those behind them wait for a while
     RESTING = "resting"  # the frozen batch failed before and is not due yet
     FAILED = "failed"  # the batch could not be applied now and rests
     PAUSED = "paused"  # nothing else is pending, but events are set aside until their table can be written
@@ -97,11 +115,13 @@ class Flusher:
         self._task = f"{config.namespace}.apply_event"
         self._tables = frozenset(map(canonical_table, config.tables))
         self._retry = config.retry
+        self._lease = config.lease_seconds
         self._slice = config.flush_slice_seconds
         self._clock = clock
         self._draw = draw
         self._probe = probe
         self._ask_again = float("-inf")
+        self._paused = PausedTables(buffer, store, config, draw, probe=probe)
 
     def flush_shard(self, shard: int, owner: str, slice_seconds: float | None = None) -> FlushReport:
         """Work on ``shard`` under the name ``owner`` until it is empty, fails, or the time slice is over.
@@ -117,7 +137,7 @@ class Flusher:
             claim = self._buffer.claim(shard, owner)
             match claim:
                 case Empty(paused):
-                    if self._probe_paused(shard, paused):
+                    if self._paused.probe(shard, paused):
                         continue
                     why = "; ".join(f"{table.table} is paused: {table.error}" for table in paused)
                     return msgspec.structs.replace(report, end=End.PAUSED if paused else End.EMPTY, error=why or None)
@@ -129,7 +149,7 @@ class Flusher:
                     self._probe(Step.CLAIMED)
                     report = self._apply(claim, report)
                     if report.end is End.EMPTY:
-                        self._probe_paused(shard, claim.paused)
+                        self._paused.probe(shard, claim.paused)
             if report.end is not End.EMPTY:
                 return report
             if self._clock() >= until:
@@ -175,10 +195,17 @@ class Flusher:
         """Apply a claimed batch; the report's ``end`` stays `End.EMPTY` if the flush may go on."""
         verdict = judge_crash(claim.begun, claim.failures, len(claim.messages))
 
+        begun = False
+
         def begin() -> None:
+            nonlocal begun
             if isinstance(verdict, Halve):  # only now is it known that the batch was not applied after all
                 raise _Suspected
-            self._buffer.begin(claim)
+            if not begun:
+                self._check_complete(claim, entries)
+            if not self._buffer.begin(claim, again=begun):
+                raise _Gone
+            begun = True
 
         entries = [self._entry(message) for message in claim.messages]
         batch = Batch(
@@ -189,7 +216,7 @@ class Flusher:
             final=claim.tries + 1 >= self._retry.attempts,
             failures=claim.failures,
             bury=verdict.reason if isinstance(verdict, Bury) else None,
-            aside=_aside(entries, claim),
+            aside=set_aside(entries, claim),
             paused=bool(claim.paused),
         )
         try:
@@ -198,6 +225,11 @@ class Flusher:
             log.warning("shard %d: a flusher died over batch %s, halving it", claim.shard, claim.id)
             self._buffer.halve(claim, suspected=True)
             self._probe(Step.HALVED)
+            return report
+        except _Missing as missing:
+            return report if missing.cut is Cut.KEPT else _ended(report, End.WAITING)
+        except _Gone:
+            log.warning("shard %d: batch %s is not frozen any more and is left alone", claim.shard, claim.id)
             return report
         except ApplyFailed as error:
             return self._failed(claim, entries, error, report)
@@ -217,6 +249,25 @@ class Flusher:
             skipped=report.skipped + applied.skipped,
         )
 
+    def _check_complete(self, claim: Claimed, entries: Sequence[Event | Malformed]) -> None:
+        """Raise `_Missing` if an event before one of these is in somebody's hands and may still come back (law L3)."""
+        gap = _gap(entries, claim)
+        if gap is None:
+            return
+        keep, missing, last = gap
+        cut = self._buffer.cut(claim, keep, last, _PATIENCE_LEASES * self._lease)
+        if cut is Cut.GONE:
+            raise _Gone
+        if cut is not Cut.KEPT:
+            rest = "waiting for them" if cut is Cut.WAITING else "going on without"
+            log.log(
+                logging.WARNING if cut is Cut.WAITING else logging.ERROR,
+                "shard %d: events %d to %d are missing in its queue, a worker must have taken them out: %s",
+                claim.shard, missing, last, rest,
+            )  # fmt: skip
+        if cut is not Cut.OVER:
+            raise _Missing(cut)
+
     def _entry(self, message: bytes) -> Event | Malformed:
         entry = decode(message, self._task)
         if isinstance(entry, Malformed):
@@ -225,14 +276,14 @@ class Flusher:
         # what came through the write side was checked there
         if self._tables and entry.seq is None and not all(change.table in self._tables for change in entry.changes):
             reason = reason or "a table of the event is not in PIPELINE_TABLES"
-        return entry if reason is None else Malformed(reason, message, entry.id, entry.seq, entry.accepted_ms)
+        return entry if reason is entry.refused else msgspec.structs.replace(entry, refused=reason)
 
     def _failed(
         self, claim: Claimed, entries: Sequence[Event | Malformed], error: ApplyFailed, report: FlushReport
     ) -> FlushReport:
         meaning = Meaning(error.meaning)
-        if meaning is Meaning.SYSTEMIC and (sample := self._sample(claim, entries, error)) is not None:
-            return self._pause(claim, sample, error, report)
+        if meaning is Meaning.SYSTEMIC and self._paused.pause(claim, entries, error):
+            return report
         text = str(error) if meaning in _TELLING else f"{meaning} (SQLSTATE {error.sqlstate})"
         failures = max(claim.begun, claim.failures) + 1
         verdict = judge_failure(meaning, failures, len(claim.messages), self._retry, self._draw())
@@ -253,61 +304,6 @@ class Flusher:
                 if seconds == 0:
                     return report
                 return msgspec.structs.replace(report, end=End.FAILED, error=text)
-
-    def _sample(self, claim: Claimed, entries: Sequence[Event | Malformed], error: ApplyFailed) -> Event | None:
-        """An event that met the trouble, to be tried again: one that did not would resume the table too early."""
-        shapes: dict[object, Event] = {}
-        for entry in entries:
-            if isinstance(entry, Event) and any(change.table == error.table for change in entry.changes):
-                if entry.id == error.event:
-                    return entry
-                shapes.setdefault(_shape(entry), entry)
-        for sample in shapes.values() if len(shapes) > 1 else ():
-            if self._problem(sample.raw, others=bool(claim.paused)) is not None:
-                return sample
-        return next(iter(shapes.values()), None)
-
-    def _pause(self, claim: Claimed, sample: Event, error: ApplyFailed, report: FlushReport) -> FlushReport:
-        """The table cannot be written at all: set its events aside from now on, and go on with the batch at once."""
-        rest = delay(self._retry, 1, self._draw())
-        log.error("shard %d: table %s is paused, next probe in %.1f s: %s", claim.shard, error.table, rest, error)
-        table = PausedTable(error.table or "", rest, str(error), sample.raw, waits=_waits(error))
-        self._buffer.pause(claim.shard, table, claim)
-        self._probe(Step.PAUSED)
-        return report
-
-    def _probe_paused(self, shard: int, paused: Sequence[PausedTable]) -> bool:
-        """Probe the paused tables that are due, between two batches; whether one of them was resumed.
-
-        When every one of them only waits for another, they wait for each other: then all of them are resumed.
-        """
-        resumed = False
-        broken = {table.table for table in paused if not table.waits}
-        for table in paused:
-            if broken and table.seconds > 0:
-                continue
-            problem = self._problem(table.sample, others=bool(broken - {table.table})) if broken else None
-            if problem is None:
-                if self._buffer.resume(shard, table.table):
-                    log.warning("shard %d: table %s can be written again and is resumed", shard, table.table)
-                    self._probe(Step.RESUMED)
-                    resumed = True
-            else:
-                waits = _waits(problem) if problem.meaning == Meaning.SYSTEMIC else table.waits
-                rest = delay(self._retry, table.probes + 2, self._draw())
-                put_off = PausedTable(table.table, rest, str(problem), table.sample, table.probes + 1, waits)
-                self._buffer.pause(shard, put_off)
-        return resumed
-
-    def _problem(self, sample: bytes, *, others: bool) -> ApplyFailed | None:
-        """What is still wrong with a paused table, tried with the event that met it."""
-        event = decode(sample, self._task)
-        if isinstance(event, Malformed):  # another version wrote it: the flush will see what it can do
-            return None
-        try:
-            return self._store.probe(event, paused=others)
-        except ApplyFailed as error:
-            return error
 
     def _tell(self, claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> None:
         if applied.warning:
@@ -337,39 +333,19 @@ def _ended(report: FlushReport, end: End) -> FlushReport:
     return msgspec.structs.replace(report, end=end)
 
 
-def _waits(error: ApplyFailed) -> bool:
-    """Whether a table is paused only because it may have to wait for another one."""
-    return classify(error.sqlstate) is Meaning.PARENT_MISSING
-
-
-def _shape(event: Event) -> object:
-    """What PostgreSQL must allow for the event: which columns of which tables it writes, and how."""
-    return frozenset(
-        (
-            change.table,
-            change.delete,
-            None if change.insert is None else frozenset(change.insert),
-            *(frozenset(columns) for columns in (change.key, change.set, change.add, change.max, change.min)),
-        )
-        for change in event.changes
-    )
-
-
-def _aside(entries: Sequence[Event | Malformed], claim: Claimed) -> frozenset[int]:
-    """Positions of the entries that must wait: they touch a paused table, or a row on which something waits already."""
-    if not claim.paused and not claim.held:
-        return frozenset()
-    tables = {paused.table for paused in claim.paused}
-    held = set(claim.held)
-    aside = set()
+def _gap(entries: Sequence[Event | Malformed], claim: Claimed) -> tuple[int, int, int] | None:
+    """How many entries stand before the first gap in their numbers, and the first and last number that is missing."""
+    if claim.settled is None:
+        return None
+    expected = claim.settled + 1
     for position, entry in enumerate(entries):
-        if isinstance(entry, Malformed):
-            continue
-        rows = [f"{change.table}:{name}" for change, name in zip(entry.changes, entry.identities, strict=True) if name]
-        if not held.isdisjoint(rows) or any(change.table in tables for change in entry.changes):
-            aside.add(position)
-            held.update(rows)
-    return frozenset(aside)
+        seq = entry.seq
+        if seq is None or seq < expected or seq > claim.accepted:
+            continue  # from somebody else, or back from where it had been set aside
+        if seq > expected:
+            return position, expected, seq - 1
+        expected += 1
+    return None
 
 
 def _settled(claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> list[Settled]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
 from pipeline.config import Durability
 from pipeline.core.change import Change, Event
+from pipeline.core.claim import Busy, Claimed, Cut, Empty, FailureKind, PausedTable, Resting, Settled
 from pipeline.core.codec import Malformed
 from pipeline.core.encoded import Encoded, EncodedChange, Written
 from pipeline.errors import ApplyFailed, PipelineError
@@ -21,6 +21,7 @@ __all__ = [
     "Buffer",
     "Busy",
     "Claimed",
+    "Cut",
     "DeadLetter",
     "DeadLetters",
     "Empty",
@@ -60,82 +61,6 @@ class EventWriter(Protocol):
 
 # --- flushing
 # -----------------------------------------------------------------------------------------------------------
-
-
-class PausedTable(msgspec.Struct, frozen=True):
-    """A table that cannot be written at all now: its events are set aside, in order, and everything else flows.
-
-    ``error`` says why, ``sample`` is the message that met the trouble (what a probe tries again), ``probes`` counts how
-    often that was in vain; the next probe is due in ``seconds``. ``waits``: nothing is wrong with the table itself, but
-    a row that its events need may be among what is set aside for another one.
-    """
-
-    table: str
-    seconds: float
-    error: str
-    sample: bytes
-    probes: int = 0
-    waits: bool = False
-
-
-class Claimed(msgspec.Struct, frozen=True):
-    """A frozen batch: ``messages`` are its events, oldest first.
-
-    Until it is acknowledged, every claim of the shard returns the same batch. ``begun`` counts how often a
-    flusher has begun to write it under this id, ``failures`` how often an error was recorded, ``tries`` how many of
-    these were of a kind that is tried a bounded number of times. ``held`` are rows (``table:identity``) whose earlier
-    events are set aside.
-    """
-
-    shard: int
-    id: str
-    seq: int
-    begun: int
-    failures: int
-    messages: Sequence[bytes]
-    owner: str = ""
-    tries: int = 0
-    paused: Sequence[PausedTable] = ()
-    held: frozenset[str] = frozenset()
-
-
-class FailureKind(StrEnum):
-    """How a failure of a batch counts."""
-
-    PLAIN = "plain"
-    BOUNDED = "bounded"  # as one of its tries
-    UNREACHABLE = "unreachable"  # PostgreSQL was not there, the batch was not tried: see `Buffer.wake`
-    SILENT = "silent"  # the connection died over it: that counts like the death of a flusher
-
-
-class Empty(msgspec.Struct, frozen=True):
-    """Nothing is pending in the shard, except what is set aside."""
-
-    paused: Sequence[PausedTable] = ()
-
-
-class Busy(msgspec.Struct, frozen=True):
-    """Another flusher holds the lease of the shard."""
-
-
-class Resting(msgspec.Struct, frozen=True):
-    """The frozen batch failed and is not due before ``seconds`` have passed."""
-
-    seconds: float
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """One event of an applied batch, as the acknowledgement needs it.
-
-    ``rows`` are the (table, identity) pairs of its keyed changes; ``seq`` is ``None`` for a message that did not come
-    through the write script and so has no overlay; ``dead`` says that it became a dead letter. ``aside`` is its message
-    if it was not applied but is to be set aside.
-    """
-
-    seq: int | None
-    rows: Sequence[tuple[str, str]]
-    dead: bool
-    aside: bytes | None = None
 
 
 class ShardState(msgspec.Struct, frozen=True):
@@ -197,8 +122,11 @@ class Buffer(Protocol):
         """One connection for several `write_chunks`, which can then be waited for together."""
         ...
 
-    def give_back(self, shard: int, message: bytes, seq: int | None, delivery: str) -> None:
-        """Put a complete message back to its place in its queue, by ``seq``; once for each ``delivery`` of it."""
+    def give_back(self, shard: int, message: bytes, seq: int | None, delivery: str) -> bool:
+        """Put a complete message back to its place in its queue, by ``seq``; once for each ``delivery`` of it.
+
+        ``False``: nothing was done, because later events were applied meanwhile.
+        """
         ...
 
     def claim(self, shard: int, owner: str) -> Claimed | Empty | Busy | Resting:
@@ -213,8 +141,20 @@ class Buffer(Protocol):
         """Record a failure of the frozen batch and let it rest."""
         ...
 
-    def begin(self, batch: Claimed) -> None:
-        """Note that the batch is about to be written: a flusher that is not heard of again died over it."""
+    def begin(self, batch: Claimed, *, again: bool = False) -> bool:
+        """Note that the batch is about to be written: a flusher that is not heard of again died over it.
+
+        ``False``: it is not frozen any more, since Redis went back in time or somebody halved it. Then it must not be
+        written: what was accepted later may have been applied by now. ``again``: this flusher has noted it before.
+        """
+        ...
+
+    def cut(self, batch: Claimed, keep: int, passed: int, patience_seconds: float) -> Cut:
+        """Keep the ``keep`` oldest events of the batch under a new id and give the rest back to the queue, order kept.
+
+        Behind them some are missing, up to the number ``passed``. If none is to be kept, the batch is given up and its
+        events wait: at most for ``patience_seconds``, then nothing is changed and the missing ones count as passed.
+        """
         ...
 
     def halve(self, batch: Claimed, *, suspected: bool) -> bool:
@@ -310,8 +250,8 @@ class Store(Protocol):
     def apply(self, batch: Batch, begin: Callable[[], None] = nothing) -> Applied:
         """Write a batch and its dead letters exactly once, in one transaction.
 
-        ``begin`` is called once, when the shard is locked and before anything is written: what happens from then on may
-        be the batch's fault.
+        ``begin`` is called when the shard is locked and before anything is written: what happens from then on may be
+        the batch's fault. It may raise, and is called again if the batch is tried a second time.
 
         Raises `pipeline.errors.ApplyFailed` when nothing was committed and the batch must be tried again.
         """

@@ -13,7 +13,7 @@ import msgspec
 from pipeline.config import DURABILITIES, Config, Durability
 from pipeline.core.change import Change, canonical_table, changes_of, check_event_id, seal, shard_of, unseal
 from pipeline.core.codec import OPEN_END, Envelope, kwargs_json, malformed_kwargs, read_arguments
-from pipeline.core.intake import Intake, read
+from pipeline.core.intake import Intake, fingerprint, read
 from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, PipelineError, PipelineFull
 from pipeline.ports import Buffer, Encoded, EncodedChange, Session, Written
 from pipeline.telemetry import Probe, Step, ignore
@@ -275,17 +275,20 @@ class Ingress:
         self._writer.encode([unseal(change)[0] for change in changes], event_id=message.id, shard_by=shard_by)
 
     def bury(self, raw: bytes, reason: str, delivery: str) -> None:
-        """Hand what is no message to the flush, which makes it a dead letter as it is; once for each ``delivery``.
+        """Hand what is no message to the flush, which makes it a dead letter as it is.
+
+        Once for each event; where it cannot be told which event it is, once for each ``delivery``.
 
         It takes its place in the shard even if that is full: it was in this Redis before, or in a broker.
 
         Raises:
             BufferUnavailable: not now.
         """
-        shard = crc32(raw) % self._shards
+        event = fingerprint(raw)
+        shard = crc32(event.encode() if event else raw) % self._shards
         envelope = Envelope(self._task, f"{self._shard_queue}{{{shard}}}")
         message = envelope.encode(_to_json(f"malformed-{delivery}"), malformed_kwargs(raw, reason))
-        self._buffer.give_back(shard, message + b"null" + OPEN_END, None, delivery)
+        self._buffer.give_back(shard, message + b"null" + OPEN_END, None, event or delivery)
 
     def _message(self, task_id: str, body: str, queue: str, refused: str) -> bytes:
         return Envelope(self._task, queue).wrap(_to_json(task_id), body, refused)
@@ -295,7 +298,21 @@ class Ingress:
         message = envelope.wrap(_to_json(task_id), body, delivery=_to_json(self._new_id()))
         shard = int(delivery.queue.removeprefix(self._shard_queue).strip("{}"))
         seq = delivery.accepted[0] if delivery.accepted else None
-        self._buffer.give_back(shard, message + _to_json(delivery.accepted) + OPEN_END, seq, delivery.tag)
+        end = _to_json(delivery.accepted) + OPEN_END
+        if self._buffer.give_back(shard, message + end, seq, delivery.tag):
+            return
+        # Later events were applied meanwhile. An appended row has no order; everything else must not undo them.
+        refused = None if _only_inserts(body) else "came back too late: a worker had taken it out of its shard's queue"
+        message = envelope.wrap(_to_json(task_id), body, refused, _to_json(self._new_id()))
+        self._buffer.give_back(shard, message + end, None, delivery.tag)
+
+
+def _only_inserts(body: str) -> bool:
+    try:
+        args, changes, _ = read_arguments(body)
+    except (InvalidEvent, ValueError, RecursionError):
+        return False
+    return not args and all(change.insert is not None for change in changes)
 
 
 def _utf8(text: str) -> str:

@@ -19,7 +19,7 @@ from pipeline.errors import BufferUnavailable, TopologyMismatch
 
 __all__ = ["inspect_broker", "inspect_buffer"]
 
-_PORTS: Final = {"amqp": 5672, "amqps": 5671, "pyamqp": 5672, "sqs": 443}
+_PORTS: Final = {"amqp": 5672, "pyamqp": 5672, "amqps": 5671}
 
 
 def inspect_buffer(client: redis.Redis, buffer: RedisBuffer) -> BufferFacts:
@@ -83,11 +83,12 @@ def inspect_broker(config: Config) -> BrokerFacts:
     if urlsplit(config.broker_url).scheme in {"redis", "rediss", "unix"}:
         return _queues(msgspec.structs.replace(config, redis_url=config.broker_url))
     place = urlsplit(config.broker_url)
-    address = place.hostname or "127.0.0.1", place.port or _PORTS.get(place.scheme, 5672)
-    try:
-        socket.create_connection(address, config.redis_timeout_seconds).close()
-    except OSError as error:
-        raise BufferUnavailable(f"the broker at {address[0]}:{address[1]}: {error}") from error
+    port = place.port or _PORTS.get(place.scheme)
+    if place.hostname and port:  # else it is no server: sqs, memory …
+        try:
+            socket.create_connection((place.hostname, port), config.redis_timeout_seconds).close()
+        except OSError as error:
+            raise BufferUnavailable(f"the broker at {place.hostname}:{port}: {error}") from error
     return BrokerFacts(waiting_control=None, waiting_ingress=None)
 
 

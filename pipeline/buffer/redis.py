@@ -23,6 +23,7 @@ from pipeline.errors import BufferUnavailable, PipelineError, PipelineFull, Topo
 from pipeline.ports import (
     Busy,
     Claimed,
+    Cut,
     Empty,
     Encoded,
     FailureKind,
@@ -40,7 +41,7 @@ FORMAT: Final = "1"
 
 _SCRIPTS: Final = (
     "write", "claim", "acknowledge", "fail", "begin", "halve", "pause", "resume", "release", "want",
-    "give_back",
+    "give_back", "cut",
 )  # fmt: skip
 
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -137,11 +138,12 @@ class RedisBuffer:
     def _evalsha(self, keys: list[str], args: list[Any]) -> Command:
         return ("EVALSHA", self._scripts["write"].sha, len(keys), *keys, *args)
 
-    def give_back(self, shard: int, message: bytes, seq: int | None, delivery: str) -> None:
+    def give_back(self, shard: int, message: bytes, seq: int | None, delivery: str) -> bool:
         """See `pipeline.ports.Buffer.give_back`."""
         names = self._keys.shards[shard]
         remember_ms = round(self._config.dedupe_window_seconds * 1000)
-        self._run("give_back", [names.events, names.given + delivery], [message, seq or 0, remember_ms])
+        keys = [names.events, names.given + delivery, names.state]
+        return bool(self._run("give_back", keys, [message, seq or 0, remember_ms]) >= 0)
 
     def _write_call(self, shard: int, events: Sequence[Encoded]) -> tuple[list[str], list[Any]]:
         names = self._keys.shards[shard]
@@ -217,7 +219,7 @@ class RedisBuffer:
                 return Empty(paused_tables(paused))
             case [b"resting", milliseconds]:
                 return Resting(milliseconds / 1000)
-            case [b"batch", batch_id, seq, begun, failures, tries, paused, held, *messages]:
+            case [b"batch", batch_id, seq, begun, failures, tries, paused, held, settled, accepted, *messages]:
                 return Claimed(
                     shard=shard,
                     id=batch_id.decode(),
@@ -229,6 +231,8 @@ class RedisBuffer:
                     tries=tries,
                     paused=paused_tables(paused),
                     held=frozenset(row.decode() for row in held),
+                    settled=None if settled < 0 else settled,
+                    accepted=accepted,
                 )
             case _:
                 raise BufferUnavailable(f"unexpected reply of the claim script: {reply!r:.200}")
@@ -238,11 +242,12 @@ class RedisBuffer:
         names = self._keys.shards[batch.shard]
         ttl_ms = round(self._config.cache_ttl_seconds * 1000)
         held = len(events)
+        highest = max((event.seq for event in events if event.seq and event.seq <= batch.accepted), default=0)
         pipe = self._redis.pipeline(transaction=False)
         script = self._scripts["acknowledge"]
         for part in parts(events):
             keys = [names.batch, names.state, names.parked, names.held]
-            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms]
+            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest]
             aside = [event for event in part if event.aside is not None]
             waiting = {f"{table}:{identity}" for event in aside for table, identity in event.rows}
             args += (len(aside), *(event.aside for event in aside), len(waiting), *waiting)
@@ -263,9 +268,16 @@ class RedisBuffer:
         args = [batch.id, round(rest_seconds * 1000), error, batch.owner, kind]
         self._run("fail", [names.state, names.lease], args)
 
-    def begin(self, batch: Claimed) -> None:
+    def begin(self, batch: Claimed, *, again: bool = False) -> bool:
         """See `pipeline.ports.Buffer.begin`."""
-        self._run("begin", [self._keys.shards[batch.shard].state], [batch.id])
+        return bool(self._run("begin", [self._keys.shards[batch.shard].state], [batch.id, int(not again)]))
+
+    def cut(self, batch: Claimed, keep: int, passed: int, patience_seconds: float) -> Cut:
+        """See `pipeline.ports.Buffer.cut`."""
+        names = self._keys.shards[batch.shard]
+        keys = [names.events, names.batch, names.state, names.resumed, names.lease]
+        args = [batch.id, str(uuid.uuid4()), keep, round(patience_seconds * 1000), passed]
+        return Cut(self._run("cut", keys, args).decode())
 
     def halve(self, batch: Claimed, *, suspected: bool) -> bool:
         """See `pipeline.ports.Buffer.halve`."""

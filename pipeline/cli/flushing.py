@@ -45,6 +45,8 @@ def flush(*, shard: int | None, as_json: bool) -> int:
             tell(f"pipeline: shard {one.shard}: the batch stays pending: {one.error}")
         elif one.end is End.PAUSED:
             tell(f"pipeline: shard {one.shard}: events are set aside: {one.error}")
+        elif one.end is End.WAITING:
+            tell(f"pipeline: shard {one.shard}: events are missing in its queue; does a worker consume it?")
         elif one.end is End.RESTING:
             tell(f"pipeline: shard {one.shard}: its batch has failed before and rests; see `pipeline status`")
     if stopped:

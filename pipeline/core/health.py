@@ -233,7 +233,7 @@ def _judge_memory(facts: BufferFacts) -> Finding:
 
 def _judge_broker(facts: BrokerFacts, flush_interval_seconds: float) -> Iterator[Finding]:
     if facts.waiting_control is None:
-        yield _ok("broker", "reachable; how long its queues are only its own tools can tell")
+        yield _ok("broker", "what waits in its queues, only its own tools can tell")
     elif facts.waiting_control > _TICKS:
         yield Finding(
             "broker",

@@ -12,6 +12,7 @@ import lzma
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -19,7 +20,7 @@ import msgspec
 from pipeline.core.codec import ENCODINGS, body_of
 from pipeline.errors import InvalidEvent
 
-__all__ = ["Intake", "read"]
+__all__ = ["Intake", "fingerprint", "read"]
 
 _Text = str | None
 _SLACK_BYTES: Final = 65_536  # headers of a stock client: a copy of the arguments, ids, stamps
@@ -141,6 +142,28 @@ def read(raw: bytes, task: str, max_bytes: int) -> Intake:
     _decode_body(body)
     _moment("eta", headers.eta)
     return Intake(headers.task, headers.id, queue, body, _moment("expires", headers.expires))
+
+
+class _Sent(msgspec.Struct, frozen=True):
+    id: str
+
+
+class _Sending(msgspec.Struct, frozen=True):
+    body: str
+    headers: _Sent
+
+
+_decode_sending: Final = msgspec.json.Decoder(_Sending).decode
+
+
+def fingerprint(raw: bytes) -> str | None:
+    """What two deliveries of one event have in common: its id and its body. ``None`` if it has no id."""
+    try:
+        sending = _decode_sending(raw)
+    except (ValueError, RecursionError):
+        return None
+    text = f"{sending.headers.id}\x00{sending.body}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _protocol_1(body: bytes | str, queue: str) -> Intake:

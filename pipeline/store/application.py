@@ -261,6 +261,8 @@ class Application:
             entry = entries[position]
             if isinstance(entry, Malformed):
                 bad[position] = _Finding(entry.reason, None)
+            elif entry.refused is not None:
+                bad[position] = _Finding(entry.refused, None)
             else:
                 place[id(entry)] = position
                 events.append(entry)

@@ -40,13 +40,9 @@ class PostgresStore:
 
     def apply(self, batch: Batch, begin: Callable[[], None] = nothing) -> Applied:
         """See `pipeline.ports.Store.apply`."""
-        first = iter([begin])
-
-        def begin_once() -> None:
-            next(first, nothing)()
 
         def run(application: Application) -> Applied:
-            return application.run(begin_once)
+            return application.run(begin)
 
         try:
             return self._run(batch, run)

@@ -11,6 +11,7 @@ from tests.integration.command_line import PROGRAM, SCRIPT, CommandLine
 COMMANDS = [
     "migrate",
     "status",
+    "doctor",
     "flush",
     "dead-letters list",
     "dead-letters show",

@@ -10,6 +10,7 @@ import pytest
 from pipeline import Change, Pipeline
 from pipeline.contrib.embedded import Postgres
 from pipeline.flush import End
+from pipeline.telemetry import Step
 from pipeline.wiring import ShardStatus
 from tests.conformance.lane import batch_of, claimed, events_of
 from tests.integration.scene import Scene, dead, drain, restore, snapshot
@@ -125,6 +126,23 @@ def test_a_redis_that_went_back_twice_does_not_apply_anything_twice(scene: Scene
         restore(scene.redis, older)
     pipeline.flush_shard(0)
     assert totals(scene) == (5, [1, 2, 3, 4, 5])
+
+
+def test_a_flusher_that_slept_over_it_does_not_write_what_redis_has_forgotten(scene: Scene, pipeline: Pipeline) -> None:
+    scene.sql("CREATE TABLE note (id integer PRIMARY KEY, text text)")
+    older = snapshot(scene.redis)
+    pipeline.write("note", key={"id": 1}, set={"text": "forgotten"})
+
+    def sleep(step: Step) -> None:
+        if step is Step.CLAIMED and scene.sql("SELECT 1 FROM note") == []:
+            restore(scene.redis, older)
+            pipeline.write("note", key={"id": 1}, set={"text": "accepted later"})
+            drain(pipeline)
+
+    sleeper = Pipeline(scene.config(), sleep)
+    with sleeper:
+        assert sleeper.flush_shard(0).events == 0
+    assert scene.sql("SELECT text FROM note") == [("accepted later",)]
 
 
 def test_a_redis_that_lost_everything_begins_anew(scene: Scene, pipeline: Pipeline) -> None:

@@ -111,6 +111,17 @@ def test_an_event_that_postgres_cannot_take_becomes_a_dead_letter_as_it_was(
     assert scene.sql("SELECT count(*) FROM page_views") == [(1,)]
 
 
+def test_a_broken_event_that_was_sent_twice_is_one_dead_letter(scene: Scene) -> None:
+    pipeline = scene.pipeline(shards=1)
+    once, another = (raw(stock(kwargs={"table": "t", "key": {"id": 1}, "set": {"text": text}})) for text in "ab")
+    again = once.replace(b'"tag-an-id"', b'"another tag"')
+    assert again != once
+    for number, message in enumerate((once, again, another)):
+        pipeline.ingress.bury(message, "a NUL", f"delivery {number}")
+    drain(pipeline)
+    assert sorted(letter.message for letter in dead(pipeline)) == sorted([once, another])
+
+
 def test_hostile_values_are_values(scene: Scene, pipeline: Pipeline) -> None:
     hostile = ["'; DROP TABLE page_views; --", "\\N", "\\.", "a\tb\nc\\", '"', "%s", "{", "\u202e", "😀", "\x01\x7f"]
     for page, text in enumerate(hostile, 1000):

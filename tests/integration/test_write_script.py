@@ -299,9 +299,10 @@ def test_no_second_flush_is_asked_for_until_one_has_started(scene: Scene) -> Non
     pipeline = scene.pipeline(flush_threshold=2)
     for _ in range(2):
         view(pipeline)
-    scene.redis.delete(scene.keys.events)
+    scene.redis.rename(scene.keys.events, "away")
     for _ in range(2):
         view(pipeline)
+    scene.redis.rpush(scene.keys.events, *scene.redis.lrange("away", 0, -1))
     assert len(asked(scene)) == 1  # the threshold was crossed twice, and the first flush has not started
     assert pipeline.shards_to_flush() == []
     pipeline.flush_shard(0)

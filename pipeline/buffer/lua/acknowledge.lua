@@ -3,8 +3,8 @@
 --
 -- KEYS  1 batch list   2 shard hash   3 parked list   4 held set   then per row: overlay list, row hash
 -- ARGV  1 batch id   2 events that the batch holds now   3 events to drop   4 the shard's seq when the batch is done
---       5 time to live of a clean cached row in milliseconds
---       6 number of events among them to set aside instead, then these messages, oldest first
+--       5 time to live of a clean cached row in milliseconds   6 number of the last event of the batch, 0 if none has one
+--       7 number of events among them to set aside instead, then these messages, oldest first
 --       then the number of rows to hold, then these rows
 --       then, packed by MessagePack, one flat array with three numbers per row: overlay entries to drop, seq of the last
 --       of them, 1 if the cached row is not what PostgreSQL has now (an event of it is dead, or had no overlay)
@@ -21,8 +21,8 @@ local function head_seq(entry)
   return entry and tonumber(entry:match('^%[(%d+),'))
 end
 
-local arg = 7
-for _ = 1, tonumber(ARGV[6]) do
+local arg = 8
+for _ = 1, tonumber(ARGV[7]) do
   redis.call('LPUSH', KEYS[3], ARGV[arg])
   arg = arg + 1
 end
@@ -65,7 +65,12 @@ if left > 0 then
   redis.call('LTRIM', KEYS[1], 0, left - 1)
 else
   redis.call('DEL', KEYS[1])
+  local shard = redis.call('HMGET', KEYS[2], 'settled', 'seq')
+  local settled = math.max(tonumber(shard[1] or (shard[2] and -1 or 0)), tonumber(ARGV[6])) -- as in claim.lua
   redis.call('HSET', KEYS[2], 'seq', ARGV[4])
-  redis.call('HDEL', KEYS[2], 'batch_id', 'batch_seq', 'begun', 'failures', 'due', 'error', 'unreachable')
+  if settled >= 0 then
+    redis.call('HSET', KEYS[2], 'settled', string.format('%.0f', settled))
+  end
+  redis.call('HDEL', KEYS[2], 'batch_id', 'batch_seq', 'begun', 'failures', 'due', 'error', 'unreachable', 'gap_since')
 end
 return left

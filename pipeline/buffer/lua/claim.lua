@@ -3,9 +3,9 @@
 -- KEYS  1 events list   2 batch list   3 shard hash   4 lease   5 paused hash   6 parked list   7 resumed list   8 held set
 -- ARGV  1 owner   2 lease in milliseconds   3 most events   4 most bytes   5 id for a new batch
 -- Returns {'busy'} | {'resting', milliseconds} | {'empty', paused}
---         | {'batch', id, seq, begun, failures, tries, paused, held, message, message, …}
+--         | {'batch', id, seq, begun, failures, tries, paused, held, settled, accepted, message, message, …}
 --         paused: {table, milliseconds until it is to be probed, why, …}; held: rows whose events are set aside;
---         messages oldest first.
+--         settled: number of the last event that was settled, -1 if unknown; messages oldest first.
 
 local owner = redis.call('GET', KEYS[4])
 if owner and owner ~= ARGV[1] then
@@ -41,7 +41,7 @@ if frozen > 0 then
   reply = { 'batch', state[2], tonumber(state[3]), begun, failures, tries }
   local messages = redis.call('LRANGE', KEYS[2], 0, -1)
   for i = frozen, 1, -1 do
-    reply[#messages - i + 9] = messages[i]
+    reply[#messages - i + 11] = messages[i]
   end
 else
   -- What was set aside comes back before anything newer: first what is on its way back already, then the rest. Without a
@@ -68,7 +68,7 @@ else
       if room > 0 then
         taken = taken + 1
         room = room - #chunk[i]
-        reply[taken + 8] = chunk[i]
+        reply[taken + 10] = chunk[i]
       end
     end
   until #chunk == 0 or taken == most or room <= 0
@@ -99,5 +99,8 @@ else
 end
 reply[7] = paused
 reply[8] = redis.call('SMEMBERS', KEYS[8])
+local shard = redis.call('HMGET', KEYS[3], 'settled', 'accepted', 'seq')
+reply[9] = tonumber(shard[1] or (shard[3] and -1 or 0))
+reply[10] = tonumber(shard[2] or 0)
 redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[2])
 return reply

@@ -1,0 +1,98 @@
+"""What a claim of a shard finds, and what becomes of it; plain values between the buffer and the flush."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+__all__ = ["Busy", "Claimed", "Cut", "Empty", "FailureKind", "PausedTable", "Resting", "Settled"]
+
+
+class PausedTable(msgspec.Struct, frozen=True):
+    """A table that cannot be written at all now: its events are set aside, in order, and everything else flows.
+
+    ``error`` says why, ``sample`` is the message that met the trouble (what a probe tries again), ``probes`` counts how
+    often that was in vain; the next probe is due in ``seconds``. ``waits``: nothing is wrong with the table itself, but
+    a row that its events need may be among what is set aside for another one.
+    """
+
+    table: str
+    seconds: float
+    error: str
+    sample: bytes
+    probes: int = 0
+    waits: bool = False
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A frozen batch: ``messages`` are its events, oldest first.
+
+    Until it is acknowledged, every claim of the shard returns the same batch. ``begun`` counts how often a
+    flusher has begun to write it under this id, ``failures`` how often an error was recorded, ``tries`` how many of
+    these were of a kind that is tried a bounded number of times. ``held`` are rows (``table:identity``) whose earlier
+    events are set aside. ``settled`` is the number (``seq``) up to which the shard's events have been settled or passed
+    over, ``None`` if that is not known; ``accepted`` the highest number given so far.
+    """
+
+    shard: int
+    id: str
+    seq: int
+    begun: int
+    failures: int
+    messages: Sequence[bytes]
+    owner: str = ""
+    tries: int = 0
+    paused: Sequence[PausedTable] = ()
+    held: frozenset[str] = frozenset()
+    settled: int | None = None
+    accepted: int = 0
+
+
+class FailureKind(StrEnum):
+    """How a failure of a batch counts."""
+
+    PLAIN = "plain"
+    BOUNDED = "bounded"  # as one of its tries
+    UNREACHABLE = "unreachable"  # PostgreSQL was not there, the batch was not tried: see `Buffer.wake`
+    SILENT = "silent"  # the connection died over it: that counts like the death of a flusher
+
+
+class Empty(msgspec.Struct, frozen=True):
+    """Nothing is pending in the shard, except what is set aside."""
+
+    paused: Sequence[PausedTable] = ()
+
+
+class Busy(msgspec.Struct, frozen=True):
+    """Another flusher holds the lease of the shard."""
+
+
+class Resting(msgspec.Struct, frozen=True):
+    """The frozen batch failed and is not due before ``seconds`` have passed."""
+
+    seconds: float
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """One event of an applied batch, as the acknowledgement needs it.
+
+    ``rows`` are the (table, identity) pairs of its keyed changes; ``seq`` is ``None`` for a message that did not come
+    through the write script and so has no overlay; ``dead`` says that it became a dead letter. ``aside`` is its message
+    if it was not applied but is to be set aside.
+    """
+
+    seq: int | None
+    rows: Sequence[tuple[str, str]]
+    dead: bool
+    aside: bytes | None = None
+
+
+class Cut(StrEnum):
+    """What became of a batch in which events are missing."""
+
+    KEPT = "kept"  # what is before the gap is frozen under a new id
+    WAITING = "waiting"  # everything waits in the queue for what is missing
+    OVER = "over"  # it has waited long enough: go on without
+    GONE = "gone"  # the batch is not frozen any more

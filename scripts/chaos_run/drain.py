@@ -1,0 +1,95 @@
+"""Wait until everything that was written has found its end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from scripts.chaos_run.journal import now
+from scripts.chaos_run.processes import PROGRAMS, ROOT
+from scripts.chaos_run.redelivery import redeliver
+from scripts.chaos_run.world import World
+
+__all__ = ["NotDrained", "drain", "leftovers"]
+
+POLL_SECONDS: Final = 0.5
+REDELIVER_SECONDS: Final = 3.0
+INGRESS: Final = "pipeline"
+SHARD_QUEUE: Final = "pipeline.events."
+
+
+class NotDrained(Exception):
+    """Something is still pending, though nothing disturbs it any more."""
+
+
+class _Left(NamedTuple):
+    """Events that have not found their end, by where they are."""
+
+    pending: int
+    parked: int
+    ingress: int
+    unacknowledged: int
+
+
+def drain(world: World, seconds: float, check: Callable[[], None]) -> None:
+    """Return when nothing is pending; messages that died with a worker are delivered again.
+
+    Raises:
+        NotDrained: not in time.
+    """
+    until = now() + seconds
+    redelivery = now() + REDELIVER_SECONDS
+    status: dict[str, Any] = {}
+    while True:
+        check()
+        status = _status(world)
+        left = _left(world, status)
+        if left is not None and not any(left):
+            return
+        if now() > until:
+            raise NotDrained(f"not drained {seconds:.0f} s after the last fault: {left}; status: {json.dumps(status)}")
+        if now() > redelivery and left is not None and left.unacknowledged:
+            with suppress(RedisError, KombuError, OSError):
+                redeliver(world.valkey.url)
+            redelivery = now() + REDELIVER_SECONDS
+        time.sleep(POLL_SECONDS)
+
+
+def leftovers(world: World) -> int:
+    """Overlays of rows, of which there should be none when nothing is pending."""
+    with world.redis() as client:
+        return sum(1 for _ in client.scan_iter("pipeline.overlay.*", count=1000))
+
+
+def _status(world: World) -> dict[str, Any]:
+    """What ``pipeline status --json`` says."""
+    result = subprocess.run(
+        [PROGRAMS / "pipeline", "status", "--json"],
+        cwd=ROOT,
+        env=world.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        status: dict[str, Any] = json.loads(result.stdout)
+    except json.JSONDecodeError:
+        return {"problem": result.stderr[-500:]}
+    return status
+
+
+def _left(world: World, status: dict[str, Any]) -> _Left | None:
+    if "pending" not in status:
+        return None
+    with world.redis() as client:
+        ingress = client.llen(INGRESS)
+        waiting = [json.loads(value) for value in client.hvals("unacked")]
+    unacknowledged = sum(queue == INGRESS or queue.startswith(SHARD_QUEUE) for _, _, queue in waiting)
+    return _Left(status["pending"], status["parked"], ingress, unacknowledged)

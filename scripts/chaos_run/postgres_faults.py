@@ -1,0 +1,174 @@
+"""What can happen to Postgres and the network before it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from signal import SIGKILL
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from scripts.chaos_run.lanes import Turn
+from scripts.chaos_run.world import World
+
+__all__ = ["POSTGRES_FAULTS", "PostgresFaults"]
+
+TABLES: Final = ("witness", "audit", "cell", "profile", "counter", "stock", "orders", "item")
+EVEN: Final = 0.5
+
+TRIGGERS: Final = {
+    "disk_full": "BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END",
+    "too_slow": "BEGIN PERFORM pg_sleep(3); RETURN NULL; END",  # longer than PIPELINE_STATEMENT_TIMEOUT
+    "serialization": "BEGIN RAISE EXCEPTION 'try again' USING ERRCODE = '40001'; END",
+}
+"""Bodies of triggers that make writing a table fail as it does when the server is in trouble."""
+
+
+class PostgresFaults:
+    """Each method is one fault, from begin to end."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._server = world.postgres
+        self._proxy = world.postgres_proxy
+
+    def stopped_fast(self, turn: Turn) -> None:
+        """Shut down in order, and started again."""
+        self._server.stop("fast")
+        turn.last(0.0, 2.0)
+        self._server.start()
+
+    def stopped_immediately(self, turn: Turn) -> None:
+        """Ended at once; it recovers when it starts."""
+        self._server.stop("immediate")
+        turn.last(0.0, 2.0)
+        self._server.start()
+
+    def killed(self, turn: Turn) -> None:
+        """SIGKILL to all of it."""
+        self._server.kill()
+        turn.last(0.0, 1.0)
+        self._server.start()
+
+    def sessions_terminated(self, turn: Turn) -> None:
+        """Every session but ours is ended, several times."""
+        with self._world.database() as connection:
+            for _ in range(turn.random.randint(1, 5)):
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                )
+                turn.last(0.05, 0.5)
+
+    def backend_killed(self, turn: Turn) -> None:
+        """One backend of the pipeline crashes: the server ends all of them and recovers."""
+        with self._world.database() as connection:
+            row = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'celery-write-behind' ORDER BY random()"
+            ).fetchone()
+        if row is not None:
+            turn.note(pid=row[0])
+            with suppress(ProcessLookupError):
+                os.kill(row[0], SIGKILL)
+        turn.last(0.3, 1.0)
+
+    def table_locked(self, turn: Turn) -> None:
+        """Somebody holds a table, perhaps for longer than a statement may take."""
+        table = turn.random.choice(TABLES)
+        turn.note(table=table)
+        with self._world.database() as connection, connection.transaction():
+            connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table)))
+            turn.last(0.5, 5.0)
+
+    def ledger_locked(self, turn: Turn) -> None:
+        """Somebody holds the rows that fence the shards."""
+        with self._world.database() as connection, connection.transaction():
+            connection.execute("SELECT 1 FROM pipeline.shard FOR UPDATE")
+            turn.last(0.3, 3.0)
+
+    def statement_timeout(self, turn: Turn) -> None:
+        """Writing a table takes longer than a statement may."""
+        with self._trigger(turn, "too_slow"):
+            turn.last(1.0, 4.0)
+
+    def disk_full(self, turn: Turn) -> None:
+        """Writing a table fails as on a full disk."""
+        with self._trigger(turn, "disk_full"):
+            turn.last(0.5, 3.0)
+
+    def serialization(self, turn: Turn) -> None:
+        """Writing a table fails as when another transaction was in the way."""
+        with self._trigger(turn, "serialization"):
+            turn.last(0.3, 1.5)
+
+    def cut(self, turn: Turn) -> None:
+        """The network is down."""
+        self._proxy.cut()
+        turn.last(0.2, 3.0)
+        self._proxy.heal()
+
+    def connections_broken(self, turn: Turn) -> None:
+        """Every connection breaks, several times."""
+        for _ in range(turn.random.randint(1, 5)):
+            self._proxy.break_connections()
+            turn.last(0.01, 0.3)
+
+    def deaf(self, turn: Turn) -> None:
+        """Nothing comes through, or only the requests; in the end all of it comes, or every connection breaks."""
+        replies_only, breaks = turn.random.random() < EVEN, turn.random.random() < EVEN
+        turn.note(replies_only=replies_only, breaks=breaks)
+        self._proxy.deafen(replies_only=replies_only)
+        turn.last(0.3, 4.0)
+        if breaks:
+            self._proxy.break_connections()
+        self._proxy.heal()
+
+    def slow(self, turn: Turn) -> None:
+        """Every piece takes its time."""
+        self._proxy.slow(turn.random.uniform(0.005, 0.05))
+        turn.last(0.5, 3.0)
+        self._proxy.heal()
+
+    @contextmanager
+    def _trigger(self, turn: Turn, name: str) -> Iterator[None]:
+        table = turn.random.choice(TABLES)
+        turn.note(table=table)
+        with self._world.database() as connection:
+            self._create(connection, name, table)
+        try:
+            yield
+        finally:
+            with self._world.database() as connection:
+                connection.execute(sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(name), sql.Identifier(table)))
+
+    def _create(self, connection: psycopg.Connection[Any], name: str, table: str) -> None:
+        function = sql.SQL("CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql AS {}").format(
+            sql.Identifier(name), sql.Literal(TRIGGERS[name])
+        )
+        trigger = sql.SQL(
+            "CREATE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE ON {} FOR EACH STATEMENT EXECUTE FUNCTION {}()"
+        ).format(sql.Identifier(name), sql.Identifier(table), sql.Identifier(name))
+        connection.execute(function)
+        connection.execute(trigger)
+
+
+POSTGRES_FAULTS: Final[Mapping[str, Callable[[PostgresFaults, Turn], None]]] = {
+    "postgres_stopped_fast": PostgresFaults.stopped_fast,
+    "postgres_stopped_immediately": PostgresFaults.stopped_immediately,
+    "postgres_killed": PostgresFaults.killed,
+    "postgres_sessions_terminated": PostgresFaults.sessions_terminated,
+    "postgres_backend_killed": PostgresFaults.backend_killed,
+    "postgres_table_locked": PostgresFaults.table_locked,
+    "postgres_ledger_locked": PostgresFaults.ledger_locked,
+    "postgres_statement_timeout": PostgresFaults.statement_timeout,
+    "postgres_disk_full": PostgresFaults.disk_full,
+    "postgres_serialization": PostgresFaults.serialization,
+    "postgres_cut": PostgresFaults.cut,
+    "postgres_connections_broken": PostgresFaults.connections_broken,
+    "postgres_deaf": PostgresFaults.deaf,
+    "postgres_slow": PostgresFaults.slow,
+}
+"""By name."""
