@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from pipeline import Change
+from pipeline.telemetry import Step
 from tests.faults.model import SCHEMA, State, look
-from tests.faults.test_stateful import MOST_SAVED, Machine, event, ids, small
+from tests.faults.test_stateful import MOST_SAVED, Machine, event, flushers, ids, small
 from tests.integration.scene import Scene, restore
 
 values = small.map(abs)  # what the table refuses is seen until it is refused: that is another test's
@@ -53,6 +54,12 @@ class Reading(Machine):
         for key in keys:
             self.scene.redis.delete(f"{self.scene.keys.row}counter:id={key}")
         self._check_reads(keys)
+
+    @rule(name=flushers, keys=st.lists(ids, min_size=1, max_size=3, unique=True))
+    def read_while_an_acknowledgement_is_missing(self, name: str, keys: list[int]) -> None:
+        self._save_redis()
+        if self.puppets[name].finish(Step.COMMITTED):
+            self.evict_and_read(keys)
 
     def _check_reads(self, keys: list[int]) -> None:
         if self.names["counter"] != "counter":
