@@ -8,6 +8,7 @@ from pipeline.errors import (
     DurabilityNotReached,
     EventTooLarge,
     InvalidEvent,
+    InvalidRead,
     InvalidSetting,
     NotMigrated,
     PipelineError,
@@ -16,6 +17,7 @@ from pipeline.errors import (
     StoreUnavailable,
     TopologyMismatch,
 )
+from pipeline.reading import StaleRow
 from pipeline.wiring import Pipeline
 from pipeline.writer import Receipt
 
@@ -27,12 +29,14 @@ __all__ = [
     "DurabilityNotReached",
     "EventTooLarge",
     "InvalidEvent",
+    "InvalidRead",
     "InvalidSetting",
     "NotMigrated",
     "Pipeline",
     "PipelineError",
     "PipelineFull",
     "Receipt",
+    "StaleRow",
     "StoreError",
     "StoreUnavailable",
     "TopologyMismatch",

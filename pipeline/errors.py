@@ -6,6 +6,7 @@
     ├── InvalidSetting            a setting has a value that cannot be used
     ├── InvalidEvent              a write was refused before anything reached Redis
     │   └── EventTooLarge         … because its message is larger than PIPELINE_MAX_EVENT_BYTES
+    ├── InvalidRead               a row was asked for in a way that has no answer
     ├── PipelineFull              a shard holds as many pending events as it may
     ├── DurabilityNotReached      an event was accepted, and is less durable than its write asked for
     ├── TopologyMismatch          Redis was set up for another number of shards or format
@@ -29,6 +30,7 @@ __all__ = [
     "DurabilityNotReached",
     "EventTooLarge",
     "InvalidEvent",
+    "InvalidRead",
     "InvalidSetting",
     "NotMigrated",
     "PipelineError",
@@ -80,6 +82,18 @@ class InvalidEvent(PipelineError, ValueError):
 
 class EventTooLarge(InvalidEvent):
     """The message of an event is larger than ``PIPELINE_MAX_EVENT_BYTES``."""
+
+
+class InvalidRead(PipelineError, ValueError):
+    """A row was asked for in a way that has no answer: no such table, no key of it, or a value that fits none."""
+
+    def __init__(self, problem: str, table: str | None = None) -> None:
+        super().__init__(problem, table)
+        self.problem = problem
+        self.table = table
+
+    def __str__(self) -> str:
+        return f"{self.table}: {self.problem}" if self.table else self.problem
 
 
 class PipelineFull(PipelineError):

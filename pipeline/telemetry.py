@@ -31,6 +31,9 @@ class Step(StrEnum):
     REPLAYING = "replay.sending"
     REPLAYED = "replay.accepted"  # written again, not marked as replayed yet
     MARKED = "replay.marked"
+    LOOKED = "read.looked"  # the row is not cached; PostgreSQL has not been asked yet
+    FETCHED = "read.fetched"  # PostgreSQL has answered, nothing is installed
+    INSTALLED = "read.installed"
 
 
 Probe = Callable[[Step], None]

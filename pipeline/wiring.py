@@ -18,16 +18,19 @@ import msgspec
 
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
+from pipeline.buffer.rows import RedisRows
 from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
 from pipeline.core.health import Facts, Finding, Lane, diagnose
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
 from pipeline.ports import Ledger, ShardLedger, ShardState
+from pipeline.reader import Reader
 from pipeline.replay import Replayer
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
 from pipeline.store.inspection import inspect_store
 from pipeline.store.postgres import PostgresStore
+from pipeline.store.reader import PostgresRows
 from pipeline.store.schema import migrate
 from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe, ignore
@@ -100,6 +103,9 @@ class Pipeline:
         self._redis = connect(self.config)
         self._buffer = RedisBuffer(self._redis, self.config)
         self._sessions = Sessions(self.config)
+        self._rows = RedisRows(self.config, self._buffer.check_topology)
+        store = PostgresRows(self._sessions, self.config, time.monotonic)
+        self._reader = Reader(self._rows, store, self.config, time.monotonic, time.sleep, probe=probe)
         self._writer = Writer(self._buffer, self.config, _new_event_id, probe)
 
     @classmethod
@@ -202,6 +208,29 @@ class Pipeline:
     def ingress(self) -> Ingress:
         """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
         return Ingress(self._writer, self._buffer, self.config)
+
+    # --- reading
+
+    def read(
+        self, table: str, key: Mapping[str, Any], *, shard_by: str | None = None, allow_stale: bool = False
+    ) -> dict[str, Any] | None:
+        """The row with every change that was accepted for it, committed or not yet; ``None``: there is none.
+
+        ``table``, the columns of ``key`` and ``shard_by`` must be those of its writes. With ``allow_stale``, when Redis
+        is down, PostgreSQL alone answers: with a `StaleRow`, and a warning in the log.
+
+        Raises:
+            InvalidRead: no such table, or not one of its keys.
+            BufferUnavailable: Redis is down.
+            StoreUnavailable: PostgreSQL is down, and the row is not cached.
+        """
+        return self._reader.read(table, key, shard_by=shard_by, allow_stale=allow_stale)
+
+    def read_many(
+        self, table: str, keys: Iterable[Mapping[str, Any]], *, shard_by: str | None = None, allow_stale: bool = False
+    ) -> list[dict[str, Any] | None]:
+        """`read` for many keys, in their order; in one round trip for each 500 of them if all are cached."""
+        return self._reader.read_many(table, keys, shard_by=shard_by, allow_stale=allow_stale)
 
     # --- flushing
 
@@ -314,6 +343,7 @@ class Pipeline:
     def close(self) -> None:
         """Close the connections of this process; the next use opens new ones."""
         self._buffer.close()
+        self._rows.close()
         self._sessions.close()
 
     def __enter__(self) -> Self:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Any, Final
 
 import redis
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from pipeline.config import Config
 from pipeline.errors import BufferUnavailable, InvalidSetting
 
-__all__ = ["connect", "translated"]
+__all__ = ["connect", "life_of", "translated"]
 
 _CONNECTIONS: Final = 10_000
 """Most at once. Every thread that writes has its own, and keeps it while it waits; redis-py would stop at 100."""
@@ -33,10 +34,11 @@ class _Packer(HiredisRespSerializer):
         return packed
 
 
-def connect(config: Config) -> redis.Redis:
+def connect(config: Config, *, lives: bool = False) -> redis.Redis:
     """A lazy client; safe to share between threads, and across a fork (its pool notices the new process id).
 
     It never repeats a command by itself: a repeated write whose first answer was lost would be a second event.
+    ``lives``: its connections ask the server for `life_of`.
 
     Raises:
         InvalidSetting: the URL cannot be read.
@@ -51,6 +53,7 @@ def connect(config: Config) -> redis.Redis:
             health_check_interval=0,
             max_connections=_CONNECTIONS,
             command_packer=_Packer(),
+            redis_connect_func=_ask_for_life if lives else None,
         )
     except (ValueError, TypeError):  # its message may quote a password
         raise InvalidSetting(
@@ -58,6 +61,31 @@ def connect(config: Config) -> redis.Redis:
             "not a URL of Redis; write redis://user:password@host:6379/0 "
             "(other characters than letters and digits in the password as %XX)",
         ) from None
+
+
+def _ask_for_life(connection: Any) -> None:
+    connection.on_connect()
+    connection.life = ""
+    found = ""
+    for section, field in (("server", "run_id"), ("replication", "master_replid")):
+        connection.send_command("INFO", section)
+        try:
+            reply = connection.read_response()
+        except ResponseError:  # forbidden: nobody knows
+            return
+        lines = (reply.decode() if isinstance(reply, bytes) else str(reply)).splitlines()
+        found += next((line.partition(":")[2] for line in lines if line.startswith(f"{field}:")), "")
+    connection.life = blake2b(found.encode(), digest_size=8).hexdigest() if found else ""
+
+
+def life_of(connection: Any) -> str:
+    """The life of the server that ``connection`` speaks with, ``""`` if it does not say.
+
+    What a server holds may be older than what it held before, when it has restarted or a replica has taken over. Then
+    it has another life, and every connection of the earlier one is broken.
+    """
+    life: str = connection.life
+    return life
 
 
 @contextmanager

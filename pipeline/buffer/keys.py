@@ -16,13 +16,24 @@ key                                    type    what it holds
 ``pipeline.held.{n}``                  set     rows of other tables that events set aside touch: what follows waits, too
 ``pipeline.probed.{n}``                hash    table that was resumed lately → how often it was probed in vain; expires
 ``pipeline.overlay.{n}:<table>:<key>`` list    pending events of one row, oldest left: ``[seq, id, change]``
-``pipeline.row.{n}:<table>:<key>``     hash    the cached row, column → JSON; complete or absent
+``pipeline.row.{n}:<table>:<key>``     hash    the cached row, column → JSON; complete or absent. Its tag is the field
+                                               without a name: see below
 ``pipeline.seen.{n}:<id>``             string  an idempotency key, value = seq; expires after the dedupe window
 ``pipeline.handed.{n}:<mark>``          string  a broken message that was handed to the flush; expires
 ``pipeline.topology``                  hash    what every client must agree on
 ``pipeline``                           list    the ingress queue (Celery)
 ``pipeline.control``                   list    the queue of flush and maintenance tasks (Celery)
 =====================================  ======  =========================================================================
+
+The tag of a cached row, in a field that no column can have, says what the hash is:
+
+- a life of the server (see `pipeline.buffer.connection.life_of`): the whole row, right as long as that life goes on.
+  With ``!`` behind it: an event that is in the row already may be accepted again under its id, because Redis has gone
+  back in time; such an event drops the row.
+- ``?`` and a token: no row yet, the reader with this token is fetching it. Whatever is written drops the hash, and then
+  that reader does not install what it has read.
+- ``-``: no row, and it makes no sense to wait for one: everybody reads for himself for a second, or
+  until what is pending has been written.
 """
 
 from __future__ import annotations

@@ -378,6 +378,11 @@ class RedisBuffer:
             self._redis.ping()
             self._check_topology()
 
+    def check_topology(self) -> None:
+        """Raise `TopologyMismatch` if Redis was set up for another one. One round trip, until that is known."""
+        with translated():
+            self._check_topology()
+
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self._redis.close()

@@ -54,15 +54,21 @@ def parts(events: Sequence[Settled]) -> Iterator[Sequence[Settled]]:
 
 
 def per_row(events: Sequence[Settled]) -> dict[str, tuple[int, int, bool]]:
-    """Row → (overlay entries to drop, seq of the last of them, whether a dead event touched it)."""
+    """Row → (overlay entries to drop, seq of the last of them, whether a cached row is not right any more).
+
+    That is so after a dead event, and after one that came past the write script: it is in no overlay.
+    """
     rows: dict[str, tuple[int, int, bool]] = {}
     for event in events:
-        if event.seq is None or event.aside is not None:
+        if event.aside is not None:
             continue
         for table, identity in event.rows:
             row = f"{table}:{identity}"
-            count, _, dead = rows.get(row, (0, 0, False))
-            rows[row] = (count + 1, event.seq, dead or event.dead)
+            count, last, spoilt = rows.get(row, (0, 0, False))
+            if event.seq is None:
+                rows[row] = (count, last, True)
+            else:
+                rows[row] = (count + 1, event.seq, spoilt or event.dead)
     return rows
 
 

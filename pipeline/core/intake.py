@@ -97,6 +97,7 @@ class _Protocol1(msgspec.Struct, frozen=True):
 
 
 _to_json: Final = msgspec.json.Encoder().encode
+_in_order: Final = msgspec.json.Encoder(order="deterministic").encode
 _decode_message: Final = msgspec.json.Decoder(_Message).decode
 _decode_body: Final = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], _Embed | None]).decode
 _decode_protocol_1: Final = msgspec.json.Decoder(_Protocol1).decode
@@ -144,26 +145,16 @@ def read(raw: bytes, task: str, max_bytes: int) -> Intake:
     return Intake(headers.task, headers.id, queue, body, _moment("expires", headers.expires))
 
 
-class _Sent(msgspec.Struct, frozen=True):
-    id: str
-
-
-class _Sending(msgspec.Struct, frozen=True):
-    body: str
-    headers: _Sent
-
-
-_decode_sending: Final = msgspec.json.Decoder(_Sending).decode
-
-
 def fingerprint(raw: bytes) -> str | None:
-    """What two deliveries of one event have in common: its id and its body. ``None`` if it has no id."""
+    """What two deliveries of one message have in common; ``None`` if it has no id by which to tell."""
     try:
-        sending = _decode_sending(raw)
-    except (ValueError, RecursionError):
+        message = msgspec.json.decode(raw)
+        if not isinstance(message["headers"]["id"], str):
+            return None
+        message["properties"].pop("delivery_tag", None)
+        return blake2b(_in_order(message), digest_size=16).hexdigest()
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    text = f"{sending.headers.id}\x00{sending.body}"
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _protocol_1(body: bytes | str, queue: str) -> Intake:

@@ -11,18 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from pipeline.core.change import Event
-
 __all__ = ["isolate"]
 
+E = TypeVar("E")
 F = TypeVar("F")
 
 
 def isolate(
-    events: Sequence[Event],
-    attempt: Callable[[Sequence[Event]], F | None],
-    attempt_alone: Callable[[Event], F | None],
-) -> list[tuple[Event, F]]:
+    events: Sequence[E],
+    attempt: Callable[[Sequence[E]], F | None],
+    attempt_alone: Callable[[E], F | None],
+) -> list[tuple[E, F]]:
     """Apply ``events`` in order and return the bad ones with what was wrong with each, in order.
 
     ``attempt`` applies events all or nothing and returns ``None``, or its finding if one of them is bad; then nothing
@@ -31,9 +30,9 @@ def isolate(
 
     With one bad event among n: at most ``2 * ceil(log2(n)) + 2`` attempts.
     """
-    bad: list[tuple[Event, F]] = []
+    bad: list[tuple[E, F]] = []
 
-    def settle(part: Sequence[Event], *, known_bad: bool) -> bool:
+    def settle(part: Sequence[E], *, known_bad: bool) -> bool:
         """Apply ``part``; whether it was good as a whole."""
         if not known_bad and attempt(part) is None:
             return True

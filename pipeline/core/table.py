@@ -40,7 +40,8 @@ class Column(msgspec.Struct, frozen=True):
     the family of the type, or of the base type of a domain. ``element`` is the family of an array's elements.
     ``scale`` is the number of decimal places of a ``numeric`` column (``None``: as many as the value has). ``low`` and
     ``high`` bound an integer column. ``default`` is the SQL text of its default, from the catalog, ``None`` if it has
-    none. ``collation`` is the quoted name of a collation that is not the type's own.
+    none. ``collation`` is the quoted name of a collation that is not the type's own. ``assigned``: PostgreSQL takes its
+    value from a sequence when the row is inserted. ``expression`` is the SQL text of a generated column.
     """
 
     name: str
@@ -55,6 +56,9 @@ class Column(msgspec.Struct, frozen=True):
     generated: bool = False
     identity_always: bool = False
     collation: str | None = None
+    not_null: bool = False
+    assigned: bool = False
+    expression: str | None = None
 
 
 class Table(msgspec.Struct, frozen=True):

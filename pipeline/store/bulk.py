@@ -25,7 +25,19 @@ from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
 from pipeline.store.text import Unfit, array_text, copy_rows, text_of
 
-__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "Plan", "Shape"]
+__all__ = [
+    "MAX_STAGES",
+    "PARAMETER",
+    "BulkWriter",
+    "MissingColumn",
+    "Plan",
+    "Shape",
+    "check_shape",
+    "operand_text",
+    "parametrised",
+    "result",
+    "stage_type",
+]
 
 
 class Shape(NamedTuple):
@@ -50,7 +62,7 @@ class Plan(NamedTuple):
 MAX_STAGES: Final = 64
 """Temporary tables of a session. Each holds a lock and is truncated at every commit; thousands would exhaust both."""
 
-_PARAMETER: Final = "\x00"
+PARAMETER: Final = "\x00"
 
 
 class BulkWriter:
@@ -110,7 +122,7 @@ class BulkWriter:
         return rows
 
     def _merge(self, table: Table, shape: Shape, operations: Sequence[Operation]) -> int:
-        _check_shape(table, shape)
+        check_shape(table, shape)
         plan = self._plans.get((table.oid, shape))
         if plan is None:
             plan = self._plans[table.oid, shape] = _plan(table, shape)
@@ -166,7 +178,7 @@ def _by_shape(rows: Mapping[str, Operation]) -> dict[Shape, list[Operation]]:
     return shapes
 
 
-def _check_shape(table: Table, shape: Shape) -> None:
+def check_shape(table: Table, shape: Shape) -> None:
     """Raise `Unfit` unless ``table`` can be addressed by the key and every verb works on its column."""
     for name in shape.key:
         _column(table, name)
@@ -219,11 +231,12 @@ def _texts(table: Table, shape: Shape, operation: Operation) -> Sequence[str | N
     columns = table.columns
     texts = [_text(operation.key[name], columns[name]) for name in shape.key]
     if isinstance(operation, Upsert):
-        texts += [_operand(operation.steps[name], columns[name]) for name, _, _ in shape.steps]
+        texts += [operand_text(operation.steps[name], columns[name]) for name, _, _ in shape.steps]
     return texts
 
 
-def _operand(step: Step, column: Column) -> str | None:
+def operand_text(step: Step, column: Column) -> str | None:
+    """The operand of ``step`` as PostgreSQL reads it; raises `Unfit`."""
     return array_text(step.operand, column) if step.candidates else _text(step.operand, column)
 
 
@@ -241,8 +254,8 @@ def _names(names: Iterable[str]) -> sql.Composed:
 
 def _plan(table: Table, shape: Shape) -> Plan:
     names = [*shape.key, *(name for name, _, _ in shape.steps)]
-    types = [sql.SQL(_stage_type(table.columns[name], "set", candidates=False)) for name in shape.key]
-    types += [sql.SQL(_stage_type(table.columns[name], verb, candidates=many)) for name, verb, many in shape.steps]
+    types = [sql.SQL(stage_type(table.columns[name], "set", candidates=False)) for name in shape.key]
+    types += [sql.SQL(stage_type(table.columns[name], verb, candidates=many)) for name, verb, many in shape.steps]
     definition = _COMMA.join(
         sql.Composed([sql.Identifier(name), sql.SQL(" "), type_]) for name, type_ in zip(names, types, strict=True)
     )
@@ -251,7 +264,7 @@ def _plan(table: Table, shape: Shape) -> Plan:
     stage = sql.Identifier("pg_temp", name)
     statement = _delete if shape.deletes else _merge
     one = _COMMA.join(
-        sql.Composed([sql.SQL(_PARAMETER + "::"), type_, sql.SQL(" AS "), sql.Identifier(name)])
+        sql.Composed([sql.SQL(PARAMETER + "::"), type_, sql.SQL(" AS "), sql.Identifier(name)])
         for name, type_ in zip(names, types, strict=True)
     )
     single = statement(table, shape, sql.Composed([sql.SQL("(SELECT "), one, sql.SQL(")")])).as_string()
@@ -261,11 +274,16 @@ def _plan(table: Table, shape: Shape) -> Plan:
         create=sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(stage, definition),
         copy=sql.SQL("COPY {} ({}) FROM STDIN").format(stage, _names(names)),
         run=statement(table, shape, stage),
-        single=single.replace("%", "%%").replace(_PARAMETER, "%s").encode(),
+        single=parametrised(single),
     )
 
 
-def _stage_type(column: Column, verb: str, *, candidates: bool) -> str:
+def parametrised(text: str) -> bytes:
+    """``text`` as a query of psycopg, in which `PARAMETER` stands for a parameter."""
+    return text.replace("%", "%%").replace(PARAMETER, "%s").encode()
+
+
+def stage_type(column: Column, verb: str, *, candidates: bool) -> str:
     """The type in which an operand is staged: the column's own. All of it is text that the catalog itself wrote.
 
     Increments are staged in the plain base type, because a domain's checks and a numeric's scale are about the sum.
@@ -288,7 +306,7 @@ def _delete(table: Table, shape: Shape, stage: sql.Composable) -> sql.Composed:
 def _merge(table: Table, shape: Shape, stage: sql.Composable) -> sql.Composed:
     updates = [
         sql.SQL("{} = {}").format(
-            sql.Identifier(name), _result(name, verb, sql.Composed([sql.SQL("target."), sql.Identifier(name)]), many)
+            sql.Identifier(name), result(name, verb, sql.Composed([sql.SQL("target."), sql.Identifier(name)]), many)
         )
         for name, verb, many in shape.steps
     ]
@@ -296,7 +314,7 @@ def _merge(table: Table, shape: Shape, stage: sql.Composable) -> sql.Composed:
     for name, verb, many in shape.steps:
         default = table.columns[name].default
         base = None if default is None else sql.SQL(f"({default})")
-        values.append(_result(name, verb, base, many))
+        values.append(result(name, verb, base, many))
     overriding = any(table.columns[name].identity_always for name in shape.key)
     return sql.SQL(
         "MERGE INTO {target} AS target USING {stage} AS stage ON {match} "
@@ -312,7 +330,7 @@ def _merge(table: Table, shape: Shape, stage: sql.Composable) -> sql.Composed:
     )
 
 
-def _result(name: str, verb: str, base: sql.Composable | None, candidates: bool) -> sql.Composable:  # noqa: FBT001
+def result(name: str, verb: str, base: sql.Composable | None, candidates: bool) -> sql.Composable:  # noqa: FBT001
     """The SQL expression of the column's new value; ``base`` is the old value, ``None`` if there is none."""
     operand: sql.Composable = sql.SQL("stage.{}").format(sql.Identifier(name))
     if candidates:

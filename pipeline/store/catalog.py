@@ -133,6 +133,9 @@ def _column(row: dict[str, Any]) -> Column:
         generated=row["generated"],
         identity_always=row["identity_always"],
         collation=row["collation"],
+        not_null=row["not_null"],
+        assigned=row["identity"] or "nextval(" in (row["default_sql"] or ""),
+        expression=row["expression"],
     )
 
 

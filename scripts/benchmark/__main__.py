@@ -40,6 +40,7 @@ def goals(seconds: dict[str, float]) -> list[Goal]:
     """The goals that this bench can judge so far."""
     return [
         Goal("write() / bare SET", seconds["write"] / seconds["bare SET"], 1.8, at_most=True),
+        Goal("read() hit / bare HGETALL", seconds["read, hit"] / seconds["bare HGETALL"], 1.3, at_most=True),
         Goal("delay() / write()", seconds["apply_event.delay"] / seconds["write"], 3.5, at_most=False),
         Goal("delay() / write_many per event", seconds["apply_event.delay"] / seconds["write_many"], 40, at_most=False),
         Goal("stock task per row / drain", seconds["stock task per row"] / seconds["drain"], 100, at_most=False),
@@ -56,6 +57,11 @@ def run(events: int, stock_events: int, rounds: int, say: Callable[[str], None])
             "bare SET": lambda: bench.bare_set(SINGLE_WRITES),
             "write": lambda: bench.write(SINGLE_WRITES),
             "apply_event.delay": lambda: bench.delay(SINGLE_WRITES // 2),
+            "bare HGETALL": lambda: bench.bare_hgetall(SINGLE_WRITES),
+            "read, hit": lambda: bench.read_hit(SINGLE_WRITES),
+            "read_many, hits, per row": lambda: bench.read_many(SINGLE_WRITES),
+            "read, miss": lambda: bench.read_miss(SINGLE_WRITES // 4),
+            "read, miss with a pending change": lambda: bench.read_pending(SINGLE_WRITES // 4),
             "write_many": bench.write_many,
             "drain": bench.drain,
             "stock task per row": bench.stock_task_per_row,

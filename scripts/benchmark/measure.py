@@ -81,6 +81,46 @@ class Bench:
         self._pipeline.write_many(changes)
         return (time.perf_counter() - started) / self._events
 
+    # --- reading
+
+    def _stored_pages(self, count: int) -> range:
+        """Fresh pages that are in PostgreSQL and not in the cache."""
+        pages = self._pages(count)
+        self._database.execute(
+            "INSERT INTO page_views SELECT generate_series(%s::int, %s::int), 7", (pages[0], pages[-1])
+        )
+        return pages
+
+    def bare_hgetall(self, count: int) -> float:
+        """One ``HGETALL`` of a hash like a cached row."""
+        for n in (pages := self._pages(count)):
+            self._redis.hset(f"bare.row:{n}", mapping={"": "0123456789abcdef", "page_id": n, "views": 7})
+        return _median(lambda n: self._redis.hgetall(f"bare.row:{n}"), pages)
+
+    def read_hit(self, count: int) -> float:
+        """One ``Pipeline.read`` of a cached row."""
+        pages = self._stored_pages(count)
+        self._pipeline.read_many("page_views", [{"page_id": n} for n in pages])
+        return _median(lambda n: self._pipeline.read("page_views", {"page_id": n}), pages)
+
+    def read_miss(self, count: int) -> float:
+        """One ``Pipeline.read`` of a row that is not cached, and then is."""
+        return _median(lambda n: self._pipeline.read("page_views", {"page_id": n}), self._stored_pages(count))
+
+    def read_pending(self, count: int) -> float:
+        """The same for a row with a pending change, which PostgreSQL folds on top of it."""
+        pages = self._stored_pages(count)
+        self._pipeline.write_many(Change("page_views", key={"page_id": n}, add={"views": 1}) for n in pages)
+        return _median(lambda n: self._pipeline.read("page_views", {"page_id": n}), pages)
+
+    def read_many(self, count: int) -> float:
+        """One row of a ``Pipeline.read_many`` of 100 that are all cached."""
+        pages = self._stored_pages(count)
+        chunks = [[{"page_id": n} for n in pages[start : start + 100]] for start in range(0, count, 100)]
+        for chunk in chunks:
+            self._pipeline.read_many("page_views", chunk)
+        return _median(lambda n: self._pipeline.read_many("page_views", chunks[n]), range(len(chunks))) / 100
+
     # --- draining, rows per second matter
 
     def drain(self) -> float:

@@ -181,7 +181,7 @@ def test_settled_entries_that_came_back_go_with_the_next_acknowledgement(make_bu
 
 def test_a_cached_row_lives_for_its_time_once_nothing_of_it_is_pending(make_buffer: MakeBuffer, client: Any) -> None:
     buffer = make_buffer(batch_size=2, cache_ttl_seconds=100)
-    client.hset(f"{ROW}1", mapping={"page": 1, "n": 0})
+    client.hset(f"{ROW}1", mapping={"": "life", "page": 1, "n": 0})
     client.expire(f"{ROW}1", 5)
     accept(buffer, "abc")
     assert client.ttl(f"{ROW}1") == -1
@@ -191,14 +191,49 @@ def test_a_cached_row_lives_for_its_time_once_nothing_of_it_is_pending(make_buff
     claim = claimed(buffer)
     assert buffer.acknowledge(claim, settled(claim), 2)
     assert 90 < client.ttl(f"{ROW}1") <= 100
-    assert client.hgetall(f"{ROW}1") == {b"page": b"1", b"n": b"3"}
+    assert client.hgetall(f"{ROW}1") == {b"": b"life", b"page": b"1", b"n": b"3"}
 
 
 def test_a_dead_event_drops_the_cached_rows_that_it_touched(make_buffer: MakeBuffer, client: Any) -> None:
     buffer = make_buffer()
     for page in (1, 2, 3):
-        client.hset(f"{ROW}{page}", mapping={"page": page, "n": 0})
+        client.hset(f"{ROW}{page}", mapping={"": "life", "page": page, "n": 0})
     buffer.write(0, [encoded("a", count(1), count(2)), encoded("b", count(3)), encoded("c", count(1))])
     claim = claimed(buffer)
     assert buffer.acknowledge(claim, settled(claim, dead={"a"}), 1)
     assert client.keys("pipeline.row*") == [f"{ROW}3".encode()]
+
+
+def test_what_was_in_no_overlay_drops_its_cached_row(make_buffer: MakeBuffer, client: Any) -> None:
+    buffer = make_buffer()
+    client.hset(f"{ROW}1", mapping={"": "life", "page": 1, "n": 0})
+    accept(buffer, "a")
+    client.delete(f"{OVERLAY}1")
+    claim = claimed(buffer)
+    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert client.keys("pipeline.row*") == []
+
+
+def test_an_event_that_came_past_the_write_script_drops_its_cached_row(make_buffer: MakeBuffer, client: Any) -> None:
+    buffer = make_buffer()
+    accept(buffer, "a")
+    claim = claimed(buffer)
+    client.delete(f"{OVERLAY}1")
+    client.hset(f"{ROW}1", mapping={"": "life", "page": 1, "n": 0})
+    events = [msgspec.structs.replace(event, seq=None) for event in settled(claim)]
+    assert buffer.acknowledge(claim, events, 1)
+    assert client.keys("pipeline.row*") == []
+
+
+@pytest.mark.parametrize(("tag", "left"), [("?token", 1), ("-", 0)])
+def test_a_reader_that_is_on_its_way_keeps_its_ticket_and_its_time(
+    make_buffer: MakeBuffer, client: Any, tag: str, left: int
+) -> None:
+    buffer = make_buffer(cache_ttl_seconds=1000)
+    accept(buffer, "a")
+    claim = claimed(buffer)
+    client.hset(f"{ROW}1", "", tag)
+    client.expire(f"{ROW}1", 2)
+    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert client.exists(f"{ROW}1") == left
+    assert client.ttl(f"{ROW}1") <= 2

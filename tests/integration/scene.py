@@ -88,12 +88,14 @@ class Scene:
     def cached(self, row: str) -> dict[str, Any]:
         """The cached row in shard 0, decoded; empty if it is absent."""
         fields = self.redis.hgetall(self.keys.row + row)
+        fields.pop(b"", None)
         return {name.decode(): msgspec.json.decode(value) for name, value in fields.items()}
 
     def cache(self, row: str, values: dict[str, Any], ttl_seconds: int = 1000) -> None:
         """Install a clean, complete cached row in shard 0, as a read does."""
         self.redis.hset(
-            self.keys.row + row, mapping={name: msgspec.json.encode(value) for name, value in values.items()}
+            self.keys.row + row,
+            mapping={"": "life", **{name: msgspec.json.encode(value) for name, value in values.items()}},
         )
         self.redis.expire(self.keys.row + row, ttl_seconds)
 
@@ -149,7 +151,7 @@ def eventually(condition: Callable[[], Any], what: str) -> Any:
 def snapshot(client: Any) -> list[tuple[bytes, bytes]]:
     """The whole of Redis, to go back to with `restore`."""
     keys: Sequence[bytes] = client.keys("*")
-    return [(key, client.dump(key)) for key in keys]
+    return [(key, value) for key in keys if (value := client.dump(key)) is not None]  # a lease may just have expired
 
 
 def restore(client: Any, saved: list[tuple[bytes, bytes]]) -> None:

@@ -14,6 +14,7 @@ MADE: dict[str, PipelineError] = {
     "InvalidSetting": errors.InvalidSetting("PIPELINE_SHARDS", "is 0"),
     "InvalidEvent": errors.InvalidEvent("a problem", "t", "a"),
     "EventTooLarge": errors.EventTooLarge("too large", "t"),
+    "InvalidRead": errors.InvalidRead("no such table", "t"),
     "PipelineFull": errors.PipelineFull(3, 100, 100, 7),
     "DurabilityNotReached": errors.DurabilityNotReached("disk", "memory", "no AOF", ["first", None]),
     "TopologyMismatch": errors.TopologyMismatch("shards", "8", "4"),
@@ -75,6 +76,8 @@ def test_nobody_was_receipted_unless_it_is_said() -> None:
         (errors.InvalidEvent("a problem", "t"), "t: a problem"),
         (errors.InvalidEvent("a problem", "t", "a"), "t.a: a problem"),
         (errors.InvalidEvent("a problem", column="a"), "a: a problem"),
+        (errors.InvalidRead("a problem", "t"), "t: a problem"),
+        (errors.InvalidRead("a problem"), "a problem"),
         (errors.InvalidSetting("PIPELINE_SHARDS", "is 0"), "PIPELINE_SHARDS: is 0"),
         (errors.StoreError("a problem"), "a problem"),
         (errors.StoreError("a problem", "42601"), "a problem (SQLSTATE 42601)"),
@@ -90,6 +93,6 @@ def test_the_text_about_a_full_shard_says_what_to_do() -> None:
     assert "PIPELINE_MAX_PENDING" in text
 
 
-@pytest.mark.parametrize("kind", [errors.InvalidSetting, errors.InvalidEvent, errors.EventTooLarge])
+@pytest.mark.parametrize("kind", [errors.InvalidSetting, errors.InvalidEvent, errors.EventTooLarge, errors.InvalidRead])
 def test_bad_input_is_a_value_error_too(kind: type[PipelineError]) -> None:
     assert issubclass(kind, ValueError)

@@ -8,7 +8,7 @@
 --       then the number of rows that these touch, then for each its table and its name; those of a table that is paused
 --       itself need not be held: until it is resumed, its events wait anyway, and then everything comes back
 --       then, packed by MessagePack, one flat array with three numbers per row: overlay entries to drop, seq of the last
---       of them, 1 if an event of it is dead
+--       of them, 1 if the cached row is not what PostgreSQL has now (an event of it is dead, or had no overlay)
 -- Returns the number of events left in the batch, or -1 if the batch is not in that state (somebody else was here).
 
 local held = redis.call('LLEN', KEYS[1])
@@ -38,8 +38,11 @@ end
 local numbers, n = cmsgpack.unpack(ARGV[arg]), 1
 for i = 6, #KEYS, 2 do
   local overlay, row, drop, last = KEYS[i], KEYS[i + 1], numbers[n], numbers[n + 1]
-  local dropped = redis.call('LPOP', overlay, drop) or {}
-  if head_seq(dropped[#dropped]) ~= last then -- somebody deleted or restored entries: drop what is settled, and only that
+  local spoilt = numbers[n + 2] == 1
+  local dropped = drop > 0 and redis.call('LPOP', overlay, drop) or {}
+  if drop > 0 and (#dropped ~= drop or head_seq(dropped[drop]) ~= last) then
+    -- somebody deleted or restored entries, or took a message out: drop what is settled, and only that
+    spoilt = true
     for j = #dropped, 1, -1 do
       if head_seq(dropped[j]) > last then
         redis.call('LPUSH', overlay, dropped[j])
@@ -51,9 +54,10 @@ for i = 6, #KEYS, 2 do
       seq = head_seq(redis.call('LINDEX', overlay, 0))
     end
   end
-  if numbers[n + 2] == 1 then
+  local tag = redis.call('HGET', row, '') -- see keys.py
+  if tag and (spoilt or tag == '-') then
     redis.call('DEL', row)
-  elseif redis.call('EXISTS', row) == 1 and redis.call('EXISTS', overlay) == 0 then
+  elseif tag and tag:sub(1, 1) ~= '?' and redis.call('EXISTS', overlay) == 0 then
     redis.call('PEXPIRE', row, ARGV[5])
   end
   n = n + 3

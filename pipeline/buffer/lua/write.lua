@@ -43,6 +43,12 @@ local function scalar_kind(json)
   return json:match('^-?%d+$') and 'integer' or json:match('^"') and 'string' or json:match('^[tf]') and 'boolean'
 end
 
+-- The tag of a row (see keys.py) may say that there is none yet: then its reader must learn that it was overtaken. With
+-- a '!' at its end events that are in the row already may be accepted once more, under their ids.
+local function unsettled(tag, has_seen)
+  return tag:match('^[?-]') or (has_seen == '1' and tag:match('!$'))
+end
+
 local function update_row(row, change)
   if change.delete or change.max or change.min then
     return false
@@ -88,8 +94,9 @@ for _ = 1, count do
     for _ = 1, changes do
       local overlay, row, json = KEYS[key], KEYS[key + 1], ARGV[arg]
       redis.call('RPUSH', overlay, '[' .. seq .. ',' .. id .. ',' .. json .. ']')
-      if redis.call('EXISTS', row) == 1 then
-        if update_row(row, cjson.decode(json)) then
+      local tag = redis.call('HGET', row, '')
+      if tag then
+        if not unsettled(tag, has_seen) and update_row(row, cjson.decode(json)) then
           redis.call('PERSIST', row)
         else
           redis.call('DEL', row)

@@ -16,16 +16,22 @@ SELECT a.attname,
        t.typname,
        t.typcategory = 'A' AS is_array,
        element.typname AS element_typname,
-       pg_get_expr(d.adbin, d.adrelid) AS default_sql,
+       coalesce(pg_get_expr(d.adbin, d.adrelid), CASE WHEN a.attgenerated = '' THEN pg_get_expr(own.typdefaultbin, 0) END)
+           AS default_sql, -- a domain may have one
        a.attgenerated <> '' AS generated,
+       CASE WHEN a.attgenerated <> '' THEN pg_get_expr(g.adbin, g.adrelid) END AS expression,
+       a.attnotnull AS not_null,
+       a.attidentity <> '' AS identity,
        a.attidentity = 'a' AS identity_always,
        CASE WHEN a.attcollation NOT IN (0, t.typcollation) -- a domain's own is lost in its base type
             THEN quote_ident(cn.nspname) || '.' || quote_ident(c.collname) END AS collation
 FROM base
 JOIN pg_catalog.pg_type t ON t.oid = base.typid AND t.typtype <> 'd'
 JOIN pg_catalog.pg_attribute a ON a.attrelid = %(oid)s AND a.attnum = base.attnum
+JOIN pg_catalog.pg_type own ON own.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_type element ON element.oid = t.typelem AND t.typcategory = 'A'
 LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
+LEFT JOIN pg_catalog.pg_attrdef g ON g.adrelid = a.attrelid AND g.adnum = a.attnum AND a.attgenerated <> ''
 LEFT JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation
 LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = c.collnamespace
 ORDER BY a.attnum

@@ -4,7 +4,7 @@ SELECT wanted.name,
            '|',
            pg_class.oid,
            (SELECT string_agg(
-                       concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attidentity,
+                       concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attidentity, a.attnotnull,
                                  a.attcollation, pg_get_expr(d.adbin, d.adrelid)),
                        ';' ORDER BY a.attnum)
             FROM pg_catalog.pg_attribute a

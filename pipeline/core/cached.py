@@ -1,0 +1,73 @@
+"""A row as the cache holds it, column → JSON, and the pending changes of a row as its overlay holds them.
+
+The write script updates cached columns itself, so the form of a value says whether it may: a plain value is one that it
+may replace or add to, with the result that PostgreSQL would have; a value in a list of one is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.core.change import Change, unseal
+from pipeline.core.values import Columns, from_wire, to_wire
+from pipeline.errors import InvalidEvent
+
+__all__ = ["Pending", "decode_overlay", "decode_row", "encode_row"]
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """What a pending event does to a row. ``seq`` is its place in the order of its shard."""
+
+    seq: int
+    event_id: str
+    change: Change
+
+
+_PLAIN: Final = frozenset({int, str, bool, type(None)})
+_to_json: Final = msgspec.json.Encoder().encode
+_values: Final = msgspec.json.Decoder(list[Any]).decode
+_entry: Final = msgspec.json.Decoder(tuple[int, str, Change]).decode
+
+
+def encode_row(row: Columns, updatable: Container[str]) -> dict[str, bytes] | None:
+    """The cached form of ``row``; the write script may change the columns in ``updatable``.
+
+    ``None`` if a value would not come back as it is (a range, a network address, NaN …): such a row is not cached.
+    """
+    fields: dict[str, bytes] = {}
+    for name, value in row.items():
+        try:
+            json = b"[" + _to_json(to_wire(value)) + b"]"
+            same = from_wire(_values(json)[0])
+        except (InvalidEvent, msgspec.MsgspecError):
+            return None
+        if type(same) is not type(value) or same != value:
+            return None
+        plain = name in updatable and type(value) in _PLAIN
+        fields[name] = json[1:-1] if plain else json
+    return fields
+
+
+def decode_row(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The row whose cached form is ``fields``."""
+    values = _values(b"[" + b",".join(fields.values()) + b"]")
+    return {
+        name.decode(): from_wire(value[0]) if type(value) is list else value
+        for name, value in zip(fields, values, strict=True)
+    }
+
+
+def decode_overlay(entries: Sequence[bytes]) -> list[Pending]:
+    """The pending changes of a row, oldest first.
+
+    Raises:
+        ValueError: an entry is not what the write script writes.
+    """
+    pending = []
+    for entry in entries:
+        seq, event_id, change = _entry(entry)
+        pending.append(Pending(seq, event_id, unseal(change)[0]))
+    return pending

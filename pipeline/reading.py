@@ -1,0 +1,114 @@
+"""What a read needs from Redis and PostgreSQL, as protocols and plain values. No technology is named here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from pipeline.core.cached import Pending
+from pipeline.core.values import Columns
+
+__all__ = ["Fields", "Filling", "Found", "Missed", "Place", "Question", "RowCache", "RowStore", "StaleRow", "Ticket"]
+
+Row = dict[str, Any]
+Fields = Mapping[bytes, bytes]
+"""A cached row: column → JSON."""
+
+
+class StaleRow(dict[str, Any]):
+    """A row that was read from PostgreSQL alone: changes that are pending in Redis are not in it."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a row lives: its table (one spelling), the identity of its key, and its shard."""
+
+    table: str
+    identity: str
+    shard: int
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """The right to install a row: as long as nothing is written to it, in the same life of the server."""
+
+    token: str
+    life: str
+
+
+class Filling(msgspec.Struct, frozen=True):
+    """Somebody else is fetching the row."""
+
+
+class Missed(msgspec.Struct, frozen=True):
+    """The row is not cached. ``overlay`` are its pending changes, oldest first.
+
+    Those of them that are applied are in batches behind ``seq``, or where the ledger looks after Redis went back in
+    time. Without a ``ticket`` the row cannot be installed.
+    """
+
+    seq: int
+    overlay: Sequence[bytes]
+    ticket: Ticket | None = None
+
+
+class RowCache(Protocol):
+    """The part of a read that lives in Redis. Raises `pipeline.errors.BufferUnavailable`."""
+
+    def get(self, places: Sequence[Place]) -> list[Fields | None]:
+        """The cached rows, in one round trip; ``None`` where there is none."""
+        ...
+
+    def look(self, places: Sequence[tuple[Place, bool]]) -> list[Fields | Filling | Missed]:
+        """The cached rows or what is pending on them, each at one moment; with ``True`` to be installed if possible."""
+        ...
+
+    def install(self, place: Place, ticket: Ticket, row: Mapping[str, bytes], *, fragile: bool) -> bool:
+        """Cache ``row``, unless something was written to it since the ticket was given.
+
+        ``fragile``: an event that is in it may be accepted again under its id.
+        """
+        ...
+
+    def decline(self, place: Place, ticket: Ticket, *, seconds: float) -> None:
+        """Install nothing; for so long, nobody waits for anybody with this row."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        ...
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A row that PostgreSQL is asked for, and what was pending on it before: see `Missed`."""
+
+    place: Place
+    key: Columns
+    seq: int = 0
+    pending: Sequence[Pending] = ()
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A row with its pending changes, ``None`` if there is none.
+
+    ``installable``: its later states follow from the changes that are accepted, so it may be cached. ``updatable`` are
+    the columns of which that is so for the cache itself. ``fragile``: see `RowCache.install`.
+    """
+
+    row: Row | None
+    installable: bool = False
+    updatable: frozenset[str] = frozenset()
+    fragile: bool = False
+
+
+class RowStore(Protocol):
+    """The part of a read that lives in PostgreSQL."""
+
+    def read(self, questions: Sequence[Question]) -> list[Found]:
+        """The rows, all of one table and with keys of the same columns.
+
+        Each as it was at one moment of the call, with those of its pending changes that were not applied then.
+
+        Raises `InvalidRead`, or a `pipeline.errors.StoreError`.
+        """
+        ...
