@@ -90,13 +90,13 @@ def describe(result: Mapping[str, Any]) -> Iterable[str]:
     yield f"unanswered and not applied: {result['unanswered_and_not_applied']}"
     yield (
         f"lost within the AOF window: {result['lost_within_the_aof_window']}, "
-        f"{result['of_them_when_killed']} of them without an older file"
+        f"{result['of_them_when_killed']} of them by a kill alone"
     )
     yield f"lost by Celery before they reached us: {result['lost_by_celery_before_ingress']}"
     for odd in result.get("odd", ()):
         yield f"odd: {odd}"
     if result["ok"]:
-        yield "Nothing is lost, nothing is doubled, nothing is out of order."
+        yield "Beyond that nothing is lost, nothing is doubled, nothing is out of order."
         return
     counts = ", ".join(f"{law} {count}" for law, count in result["violations"].items() if count)
     yield f"VIOLATED: {counts or result.get('error')}"
