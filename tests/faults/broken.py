@@ -15,7 +15,7 @@ from pipeline import wiring
 from pipeline.core.fold import Row, Wave, fold
 from pipeline.flush import Flusher, FlushReport
 from pipeline.ports import Applied, Claimed, Settled
-from pipeline.store import application, postgres
+from pipeline.store import isolation, postgres
 from pipeline.store.application import Application
 from tasks import app
 
@@ -59,12 +59,12 @@ def _forget_an_add() -> None:
             kept[adding[-1]] = (table, msgspec.structs.replace(change, add={}), name)
         return fold(kept)
 
-    vars(application)["fold"] = forgetful
+    vars(isolation)["fold"] = forgetful
 
 
 def _reverse() -> None:
     """The changes of a batch are applied newest first."""
-    vars(application)["fold"] = lambda changes: fold(changes[::-1])
+    vars(isolation)["fold"] = lambda changes: fold(changes[::-1])
 
 
 def _acknowledge_first() -> None:
@@ -82,4 +82,5 @@ BUGS = {
     "reverses a batch": _reverse,
 }
 
+assert vars(isolation)["fold"] is fold  # what is put in its place must have been there
 BUGS[os.environ["CHAOS_BUG"]]()
