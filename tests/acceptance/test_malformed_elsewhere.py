@@ -62,7 +62,7 @@ def database(database_url: str, migrated: None) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture(scope="module")
-def pipeline(redis_url: str, database_url: str) -> Iterator[Pipeline]:
+def pipeline(redis_url: str, database_url: str, migrated: None) -> Iterator[Pipeline]:  # noqa: ARG001
     with Pipeline(Config(redis_url=redis_url, database_url=database_url)) as pipeline:
         yield pipeline
 
