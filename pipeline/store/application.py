@@ -235,32 +235,26 @@ class Application:
         """Those of ``positions`` whose entries have not been applied."""
         if window is None:
             return positions
-        ids = {position: _entry_id(self._batch.entries[position]) for position in positions}
-        found = self._connection.execute(
-            statement("find_applied_events"),
-            {**self._scope, "first": window.start, "last": window.end, "event_ids": list(ids.values())},
-            prepare=False,  # a generic plan would not hash the ids
-        ).fetchall()
-        applied = {row[0] for row in found}
-        return [position for position, event in ids.items() if event not in applied]
+        return self._unapplied(positions, positions, "find_applied_events", first=window.start, last=window.end)
 
     def _not_yet_applied(self, positions: Sequence[int]) -> Sequence[int]:
         """``positions`` without the displaced events that were applied when it was their turn.
 
-        A worker has given such an event back and died before it said so; so Celery has delivered it once more.
+        A worker had taken them out of the queue, and Celery has restored them more than once.
         """
-        entries = self._batch.entries
-        ids = {position: _entry_id(entries[position]) for position in positions if position in self._batch.displaced}
-        if not ids:
+        displaced = [position for position in positions if position in self._batch.displaced]
+        if not displaced:
             return positions
+        accepted_ms = min(self._batch.entries[position].accepted_ms or 0 for position in displaced)
+        return self._unapplied(positions, displaced, "find_displaced_events", accepted_ms=accepted_ms)
+
+    def _unapplied(self, positions: Sequence[int], suspects: Sequence[int], query: str, **bounds: int) -> Sequence[int]:
+        """``positions`` without those of ``suspects`` whose events the ledger has within ``bounds``."""
+        ids = {position: _entry_id(self._batch.entries[position]) for position in suspects}
         found = self._connection.execute(
-            statement("find_displaced_events"),
-            {
-                **self._scope,
-                "accepted_ms": min(entries[position].accepted_ms or 0 for position in ids),
-                "event_ids": list(ids.values()),
-            },
-            prepare=False,
+            statement(query),
+            {**self._scope, **bounds, "event_ids": list(ids.values())},
+            prepare=False,  # a generic plan would not hash the ids
         ).fetchall()
         applied = {row[0] for row in found}
         return [position for position in positions if ids.get(position) not in applied]
