@@ -24,9 +24,10 @@ from pipeline.core.change import Change, event_id
 from pipeline.core.health import Facts, Finding, Lane, diagnose
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
-from pipeline.ports import Ledger, ShardLedger, ShardState
+from pipeline.ports import Ledger
 from pipeline.reader import Reader
 from pipeline.replay import Replayer
+from pipeline.status import Sides, Status, buffer_status, shard_statuses, status_of
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
 from pipeline.store.inspection import inspect_store
 from pipeline.store.postgres import PostgresStore
@@ -36,7 +37,7 @@ from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe, ignore
 from pipeline.writer import Ingress, Receipt, Writer
 
-__all__ = ["Pipeline", "ShardStatus", "Status"]
+__all__ = ["Pipeline"]
 
 _RANDOM_BITS: Final = 74  # of a UUIDv7
 _TURN_SECONDS: Final = 0.5  # of one shard in a drain; short, so that its caller can show progress and stop
@@ -45,45 +46,6 @@ _BUSY_SECONDS: Final = 0.05  # until another flusher, who is in the middle of a 
 
 def _new_event_id() -> str:
     return event_id(time.time_ns() // 1_000_000, secrets.randbits(_RANDOM_BITS))
-
-
-class ShardStatus(msgspec.Struct, frozen=True):
-    """One shard as ``pipeline status`` shows it. Ages and waits are in seconds; ``None``: there is none.
-
-    ``pending`` counts ``frozen`` and ``parked`` events, too. ``parked`` events are set aside because of the tables in
-    ``paused`` (table → why).
-    """
-
-    shard: int
-    pending: int
-    frozen: int
-    oldest_age: float | None
-    attempts: int
-    failures: int
-    next_try: float | None
-    error: str | None
-    applied_batches: int
-    dead_letters: int
-    rechecking: bool
-    store_gaps: int
-    parked: int
-    paused: dict[str, str]
-
-
-class Status(msgspec.Struct, frozen=True):
-    """All shards and their sums.
-
-    Not ``healthy``: a batch keeps failing, a table is paused, or PostgreSQL went back in time.
-    """
-
-    namespace: str
-    pending: int
-    frozen: int
-    parked: int
-    oldest_age: float | None
-    dead_letters: int
-    healthy: bool
-    shards: list[ShardStatus]
 
 
 class Pipeline:
@@ -295,42 +257,38 @@ class Pipeline:
         """The ledger of applied batches."""
         return PostgresLedger(self._sessions, self.config)
 
+    def sides(self) -> Sides:
+        """What Redis and PostgreSQL say of the shards; a side that cannot be asked is an error in its place."""
+        ledger = _asked(self.ledger.shards)
+        states = _asked(self._buffer.states)
+        now_ms = time.time() * 1000
+        if isinstance(states, PipelineError):
+            return Sides(states, ledger)
+        return Sides(buffer_status(self.config.namespace, states, now_ms), ledger)
+
     def status(self) -> Status:
         """Pending events, frozen batches and dead letters, per shard and in sum.
 
         Raises:
-            BufferUnavailable, StoreUnavailable, NotMigrated: one side could not be asked.
+            BufferUnavailable, StoreUnavailable, NotMigrated: one side could not be asked; `sides` has the other.
         """
-        ledgers = {ledger.shard: ledger for ledger in self.ledger.shards()}
-        now_ms = time.time() * 1000
-        shards = [_shard_status(state, ledgers.get(state.shard), now_ms) for state in self._buffer.states()]
-        return Status(
-            namespace=self.config.namespace,
-            pending=sum(shard.pending for shard in shards),
-            frozen=sum(shard.frozen for shard in shards),
-            parked=sum(shard.parked for shard in shards),
-            oldest_age=max((shard.oldest_age for shard in shards if shard.oldest_age is not None), default=None),
-            dead_letters=sum(shard.dead_letters for shard in shards),
-            healthy=not any(shard.failures or shard.store_gaps or shard.paused for shard in shards),
-            shards=shards,
-        )
+        return status_of(self.sides())
 
     def doctor(self) -> list[Finding]:
         """Everything that could be wrong with servers, settings and lanes, and what to do: `pipeline.core.health`.
 
         A side that cannot be asked is a finding, not an error.
         """
-        states, ledgers = _asked(self._buffer.states), _asked(self.ledger.shards)
-        known = {} if isinstance(ledgers, PipelineError) else {ledger.shard: ledger for ledger in ledgers}
-        now_ms = time.time() * 1000
+        sides = self.sides()
+        known = [] if isinstance(sides.ledger, PipelineError) else sides.ledger
         return diagnose(
             Facts(
                 buffer=_asked(lambda: inspect_buffer(self._redis, self._buffer)),
                 broker=_asked(lambda: inspect_broker(self.config)),
                 store=_asked(lambda: inspect_store(self._sessions, self.config)),
-                lanes=states
-                if isinstance(states, PipelineError)
-                else [_lane(_shard_status(state, known.get(state.shard), now_ms)) for state in states],
+                lanes=sides.buffer
+                if isinstance(sides.buffer, PipelineError)
+                else msgspec.convert(shard_statuses(sides.buffer.shards, known), list[Lane], from_attributes=True),
                 flush_interval_seconds=self.config.flush_interval_seconds,
                 max_pending=self.config.max_pending,
             )
@@ -363,27 +321,3 @@ def _asked(ask: Callable[[], T]) -> T | PipelineError:
         raise
     except PipelineError as error:
         return error
-
-
-def _lane(status: ShardStatus) -> Lane:
-    return msgspec.convert(status, Lane, from_attributes=True)
-
-
-def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) -> ShardStatus:
-    oldest = state.oldest_ms
-    return ShardStatus(
-        shard=state.shard,
-        pending=state.queued + state.frozen + state.parked,
-        frozen=state.frozen,
-        oldest_age=None if oldest is None else round(max(0.0, now_ms - oldest) / 1000, 3),
-        attempts=state.begun,
-        failures=state.failures,
-        next_try=None if state.due_ms is None else round(max(0.0, state.due_ms - now_ms) / 1000, 3),
-        error=state.error,
-        applied_batches=ledger.seq if ledger else 0,
-        dead_letters=ledger.dead_letters if ledger else 0,
-        rechecking=ledger.rechecking if ledger else False,
-        store_gaps=ledger.store_gaps if ledger else 0,
-        parked=state.parked,
-        paused={table.table: table.error for table in state.paused},
-    )

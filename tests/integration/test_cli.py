@@ -12,6 +12,7 @@ COMMANDS = [
     "migrate",
     "status",
     "doctor",
+    "metrics",
     "flush",
     "dead-letters list",
     "dead-letters show",

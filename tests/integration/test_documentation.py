@@ -8,12 +8,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 
 from pipeline import Config, Pipeline
+from pipeline.contrib.prometheus import PipelineCollector
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs/reference/settings.md").read_text("utf-8")
+METRICS = (ROOT / "docs/how-to/metrics.md").read_text("utf-8")
 SCHEMA = """
 CREATE TABLE page_views (
     page_id integer PRIMARY KEY, views bigint NOT NULL DEFAULT 0, title text, last_seen timestamptz
@@ -70,6 +73,17 @@ def test_the_settings_page_lists_every_setting_with_its_default() -> None:
     for variable, text in documented.items():
         if variable not in derived:
             assert text == f"`{getattr(config, fields[variable])}`", variable
+
+
+def test_the_metrics_page_lists_every_metric_and_its_alerts_ask_for_no_other(redis_url: str, database_url: str) -> None:
+    with Pipeline(Config(redis_url=redis_url, database_url=database_url)) as pipeline:
+        families = PipelineCollector(pipeline).describe()
+    metrics = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    assert set(re.findall(r"^\| `(pipeline_\w+)", METRICS, re.MULTILINE)) == metrics
+    (rules,) = (yaml.safe_load(block)["groups"][0]["rules"] for block in blocks(METRICS, "yaml"))
+    assert {name for rule in rules for name in re.findall(r"pipeline_\w+", rule["expr"])} <= metrics
+    (snippet,) = blocks(METRICS, "python")
+    subprocess.run([sys.executable, "-W", "error", "-c", snippet], cwd=ROOT, check=True)
 
 
 def test_every_link_of_the_documents_leads_somewhere() -> None:
