@@ -16,6 +16,7 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
+from pipeline.buffer.connection import check_broker
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.buffer.rows import RedisRows
@@ -63,6 +64,7 @@ class Pipeline:
         self.config = config or Config()
         self._probe = probe
         self._redis = connect(self.config)
+        check_broker(self.config.broker_url)
         self._buffer = RedisBuffer(self._redis, self.config)
         self._sessions = Sessions(self.config)
         self._rows = RedisRows(self.config, self._buffer.check_topology)

@@ -26,8 +26,9 @@ from typing import Any, Final
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from pipeline.buffer.connection import translated
 from pipeline.config import Config, Durability
-from pipeline.errors import BufferUnavailable, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.ports import Encoded, Written
 
 __all__ = ["Command", "Line", "Send", "Session", "line_of"]
@@ -179,10 +180,8 @@ class Session:
 
     def write_chunks(self, chunks: Sequence[tuple[int, Sequence[Encoded]]]) -> list[list[Written] | PipelineError]:
         """See `pipeline.ports.Buffer.write_chunks`."""
-        try:
+        with translated():
             return self._write_chunks(chunks, self._line.send)
-        except RedisError as error:
-            raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
 
     def settle(self, durability: Durability) -> str | None:
         """See `pipeline.ports.Session.settle`."""

@@ -13,7 +13,7 @@ import redis
 from redis.commands.core import Script
 from redis.exceptions import NoScriptError
 
-from pipeline.buffer.connection import connect, translated
+from pipeline.buffer.connection import connect, translated, unavailable
 from pipeline.buffer.durable import Command, Line, Send, Session, line_of
 from pipeline.buffer.keys import Keys
 from pipeline.buffer.replies import Why, parts, paused_tables, per_row, shard_state
@@ -135,7 +135,7 @@ class RedisBuffer:
         for (shard, _), reply in zip(chunks, replies, strict=True):
             try:
                 if isinstance(reply, Exception):
-                    raise BufferUnavailable(f"{type(reply).__name__}: {reply}") from reply
+                    raise unavailable(reply) from reply
                 outcomes.append(self._written(shard, reply))
             except (BufferUnavailable, PipelineFull) as error:
                 outcomes.append(error)
