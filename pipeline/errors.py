@@ -164,11 +164,17 @@ class BufferUnavailable(PipelineError):
 
     When a connection breaks in the middle of a write, the event may have been accepted. Give writes that you
     retry an ``event_id``: the same id within the dedupe window is one event.
+
+    ``answered``: it is there, and said no.
     """
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
+    def __init__(self, problem: str, answered: bool = False) -> None:  # noqa: FBT001, FBT002 - pickle gives it so
+        super().__init__(problem, answered)
         self.problem = problem
+        self.answered = answered
+
+    def __str__(self) -> str:
+        return self.problem
 
 
 class StoreError(PipelineError):
@@ -184,7 +190,12 @@ class StoreError(PipelineError):
 
 
 class StoreUnavailable(StoreError):
-    """PostgreSQL could not be reached."""
+    """PostgreSQL could not be reached, or does not let us in. ``answered``: it is there, and has said no."""
+
+    def __init__(self, problem: str, sqlstate: str | None = None, answered: bool = False) -> None:  # noqa: FBT001, FBT002
+        super().__init__(problem, sqlstate)
+        self.args = (problem, sqlstate, answered)
+        self.answered = answered
 
 
 class NotMigrated(StoreError):

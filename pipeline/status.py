@@ -1,19 +1,29 @@
-"""What ``pipeline status`` and ``pipeline doctor`` say of the lanes, out of what Redis and the ledger know. Pure."""
+"""What a pipeline is doing, as numbers: made of what Redis says of its shards and of what the ledger says of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
-from pipeline.core.health import Lane
+from pipeline.errors import PipelineError
 from pipeline.ports import ShardLedger, ShardState
 
-__all__ = ["ShardStatus", "Status", "lanes", "summary"]
+__all__ = [
+    "BufferStatus",
+    "LaneStatus",
+    "ShardStatus",
+    "Sides",
+    "Status",
+    "buffer_status",
+    "shard_statuses",
+    "status_of",
+]
 
 
-class ShardStatus(msgspec.Struct, frozen=True):
-    """One shard as ``pipeline status`` shows it. Ages and waits are in seconds; ``None``: there is none.
+class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One shard as Redis knows it. Ages and waits are in seconds; ``None``: there is none.
 
     ``pending`` counts ``frozen`` and ``parked`` events, too. ``parked`` events are set aside because of the tables in
     ``paused`` (table → why).
@@ -27,15 +37,31 @@ class ShardStatus(msgspec.Struct, frozen=True):
     failures: int
     next_try: float | None
     error: str | None
-    applied_batches: int
-    dead_letters: int
-    rechecking: bool
-    store_gaps: int
     parked: int
     paused: dict[str, str]
 
 
-class Status(msgspec.Struct, frozen=True):
+class ShardStatus(LaneStatus, frozen=True, kw_only=True):
+    """One shard as ``pipeline status`` shows it: what Redis knows, and the ledger."""
+
+    applied_batches: int
+    dead_letters: int
+    rechecking: bool
+    store_gaps: int
+
+
+class BufferStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """All shards and their sums, as far as Redis knows them."""
+
+    namespace: str
+    pending: int
+    frozen: int
+    parked: int
+    oldest_age: float | None
+    shards: list[LaneStatus]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
     """All shards and their sums.
 
     Not ``healthy``: a batch keeps failing, a table is paused, or PostgreSQL went back in time.
@@ -51,32 +77,58 @@ class Status(msgspec.Struct, frozen=True):
     shards: list[ShardStatus]
 
 
-def summary(namespace: str, states: Sequence[ShardState], ledgers: Mapping[int, ShardLedger], now_ms: float) -> Status:
-    """All shards and their sums. ``now_ms`` is Unix time in milliseconds."""
-    shards = [_shard_status(state, ledgers.get(state.shard), now_ms) for state in states]
+class Sides(msgspec.Struct, frozen=True):
+    """What each side says; an error stands for the one that could not be asked."""
+
+    buffer: BufferStatus | PipelineError
+    ledger: list[ShardLedger] | PipelineError
+
+
+def buffer_status(namespace: str, states: Iterable[ShardState], now_ms: float) -> BufferStatus:
+    """What Redis says, with ages instead of times."""
+    lanes = [_lane(state, now_ms) for state in states]
+    return BufferStatus(namespace=namespace, **_sums(lanes), shards=lanes)
+
+
+def shard_statuses(lanes: Iterable[LaneStatus], ledgers: Iterable[ShardLedger]) -> list[ShardStatus]:
+    """Both sides of every lane. The ledger does not know a shard that has never applied a batch."""
+    known = {ledger.shard: ledger for ledger in ledgers}
+    return [_whole(lane, known.get(lane.shard)) for lane in lanes]
+
+
+def status_of(sides: Sides) -> Status:
+    """Both sides together.
+
+    Raises:
+        PipelineError: the one that stands for a side.
+    """
+    buffer, ledger = sides.buffer, sides.ledger
+    if isinstance(ledger, PipelineError):
+        raise ledger
+    if isinstance(buffer, PipelineError):
+        raise buffer
+    shards = shard_statuses(buffer.shards, ledger)
     return Status(
-        namespace=namespace,
-        pending=sum(shard.pending for shard in shards),
-        frozen=sum(shard.frozen for shard in shards),
-        parked=sum(shard.parked for shard in shards),
-        oldest_age=max((shard.oldest_age for shard in shards if shard.oldest_age is not None), default=None),
+        namespace=buffer.namespace,
+        **_sums(shards),
         dead_letters=sum(shard.dead_letters for shard in shards),
         healthy=not any(shard.failures or shard.store_gaps or shard.paused for shard in shards),
         shards=shards,
     )
 
 
-def lanes(states: Sequence[ShardState], ledgers: Mapping[int, ShardLedger], now_ms: float) -> list[Lane]:
-    """All shards as a diagnosis takes them."""
-    return [
-        msgspec.convert(_shard_status(state, ledgers.get(state.shard), now_ms), Lane, from_attributes=True)
-        for state in states
-    ]
+def _sums(lanes: Sequence[LaneStatus]) -> dict[str, Any]:
+    return {
+        "pending": sum(lane.pending for lane in lanes),
+        "frozen": sum(lane.frozen for lane in lanes),
+        "parked": sum(lane.parked for lane in lanes),
+        "oldest_age": max((lane.oldest_age for lane in lanes if lane.oldest_age is not None), default=None),
+    }
 
 
-def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) -> ShardStatus:
+def _lane(state: ShardState, now_ms: float) -> LaneStatus:
     oldest = state.oldest_ms
-    return ShardStatus(
+    return LaneStatus(
         shard=state.shard,
         pending=state.queued + state.frozen + state.parked,
         frozen=state.frozen,
@@ -85,10 +137,16 @@ def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) 
         failures=state.failures,
         next_try=None if state.due_ms is None else round(max(0.0, state.due_ms - now_ms) / 1000, 3),
         error=state.error,
+        parked=state.parked,
+        paused={table.table: table.error for table in state.paused},
+    )
+
+
+def _whole(lane: LaneStatus, ledger: ShardLedger | None) -> ShardStatus:
+    return ShardStatus(
+        **msgspec.structs.asdict(lane),
         applied_batches=ledger.seq if ledger else 0,
         dead_letters=ledger.dead_letters if ledger else 0,
         rechecking=ledger.rechecking if ledger else False,
         store_gaps=ledger.store_gaps if ledger else 0,
-        parked=state.parked,
-        paused={table.table: table.error for table in state.paused},
     )

@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Self, TypeVar
 
+import msgspec
+
+from pipeline.buffer.connection import check_broker
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.buffer.rows import RedisRows
@@ -26,14 +29,14 @@ from pipeline.buffer.writing import RedisIntake
 from pipeline.client import Client
 from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
-from pipeline.core.health import Facts, Finding, diagnose
+from pipeline.core.health import Facts, Finding, Lane, diagnose
 from pipeline.driving import Sleep, blocking_sleep, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
 from pipeline.ports import Ledger
 from pipeline.reader import Reader
 from pipeline.replay import Replayer
-from pipeline.status import Status, lanes, summary
+from pipeline.status import Sides, Status, buffer_status, shard_statuses, status_of
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
 from pipeline.store.inspection import inspect_store
 from pipeline.store.postgres import PostgresStore
@@ -82,6 +85,7 @@ class Pipeline:
         self.config = config or Config()
         self._probe = probe
         self._redis = connect(self.config)
+        check_broker(self.config.broker_url)
         self._wire = BlockingWire(self.config)
         self._topology = Topology(self.config)
         self._buffer = RedisBuffer(self._redis, self.config, self._check_topology)
@@ -278,28 +282,38 @@ class Pipeline:
         """The ledger of applied batches."""
         return PostgresLedger(self._sessions, self.config)
 
+    def sides(self) -> Sides:
+        """What Redis and PostgreSQL say of the shards; a side that cannot be asked is an error in its place."""
+        ledger = _asked(self.ledger.shards)
+        states = _asked(self._buffer.states)
+        now_ms = time.time() * 1000
+        if isinstance(states, PipelineError):
+            return Sides(states, ledger)
+        return Sides(buffer_status(self.config.namespace, states, now_ms), ledger)
+
     def status(self) -> Status:
         """Pending events, frozen batches and dead letters, per shard and in sum.
 
         Raises:
-            BufferUnavailable, StoreUnavailable, NotMigrated: one side could not be asked.
+            BufferUnavailable, StoreUnavailable, NotMigrated: one side could not be asked; `sides` has the other.
         """
-        ledgers = {ledger.shard: ledger for ledger in self.ledger.shards()}
-        return summary(self.config.namespace, self._buffer.states(), ledgers, time.time() * 1000)
+        return status_of(self.sides())
 
     def doctor(self) -> list[Finding]:
         """Everything that could be wrong with servers, settings and lanes, and what to do: `pipeline.core.health`.
 
         A side that cannot be asked is a finding, not an error.
         """
-        states, ledgers = _asked(self._buffer.states), _asked(self.ledger.shards)
-        known = {} if isinstance(ledgers, PipelineError) else {ledger.shard: ledger for ledger in ledgers}
+        sides = self.sides()
+        known = [] if isinstance(sides.ledger, PipelineError) else sides.ledger
         return diagnose(
             Facts(
                 buffer=_asked(lambda: inspect_buffer(self._redis, self._check_topology)),
                 broker=_asked(lambda: inspect_broker(self.config)),
                 store=_asked(lambda: inspect_store(self._sessions, self.config)),
-                lanes=states if isinstance(states, PipelineError) else lanes(states, known, time.time() * 1000),
+                lanes=sides.buffer
+                if isinstance(sides.buffer, PipelineError)
+                else msgspec.convert(shard_statuses(sides.buffer.shards, known), list[Lane], from_attributes=True),
                 flush_interval_seconds=self.config.flush_interval_seconds,
                 max_pending=self.config.max_pending,
             )

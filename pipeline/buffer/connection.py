@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import redis
 import redis.asyncio
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 
 from pipeline.config import Config
 from pipeline.errors import BufferUnavailable, InvalidSetting
 
-__all__ = ["Packer", "connect", "connect_async", "life_of", "translated"]
+__all__ = ["Packer", "check_broker", "connect", "connect_async", "life_of", "translated", "unavailable"]
+
+_REDIS: Final = frozenset({"redis", "rediss"})
+_RABBITMQ: Final = frozenset({"amqp", "amqps", "pyamqp"})
+_DATABASE: Final = re.compile(r"/?[0-9]*")
 
 _CONNECTIONS: Final = 10_000
 """Most at once. Every thread that writes has its own, and keeps it while it waits; redis-py would stop at 100."""
@@ -45,6 +51,7 @@ def connect(config: Config, *, lives: bool = False) -> redis.Redis:
         InvalidSetting: the URL cannot be read.
     """
     with _readable():
+        _check_redis(config.redis_url)
         return redis.Redis.from_url(
             config.redis_url,
             command_packer=Packer(),
@@ -63,6 +70,7 @@ def connect_async(config: Config) -> redis.asyncio.Redis:
         InvalidSetting: the URL cannot be read.
     """
     with _readable():
+        _check_redis(config.redis_url)
         return redis.asyncio.Redis.from_url(
             config.redis_url,
             redis_connect_func=_ask_for_life_async,
@@ -89,12 +97,45 @@ def _readable() -> Iterator[None]:
         raise InvalidSetting(
             "PIPELINE_REDIS_URL",
             "not a URL of Redis; write redis://user:password@host:6379/0 "
-            "(other characters than letters and digits in the password as %XX)",
+            "(other characters than letters and digits in the password as %XX; the database is a number)",
         ) from None
 
 
 _LIVES: Final = (("server", "run_id"), ("replication", "master_replid"))
 """Where the server says which life it is in: section and field of INFO."""
+
+
+def check_broker(urls: str) -> None:
+    """Refuse what Celery could not read either, or would take for something else, such as a word for a host.
+
+    Celery separates URLs that stand in for each other by semicolons. What other brokers than RabbitMQ and Redis make
+    of their URLs is their business.
+
+    Raises:
+        InvalidSetting: one of them cannot be read.
+    """
+    try:
+        for url in map(str.strip, urls.split(";")):
+            scheme, is_url, _ = url.partition("://")
+            if url and not (is_url and scheme):
+                raise ValueError("no URL")
+            if scheme in _REDIS:
+                _check_redis(url)
+            if scheme in _REDIS | _RABBITMQ:
+                urlsplit(url).port  # noqa: B018 - it raises
+    except ValueError:  # its message may quote a password
+        raise InvalidSetting(
+            "PIPELINE_BROKER_URL",
+            "not a URL of a broker; write amqp://user:password@host:5672/vhost or redis://user:password@host:6379/0 "
+            "(other characters than letters and digits in the password as %XX; a database of Redis is a number)",
+        ) from None
+
+
+def _check_redis(url: str) -> None:
+    """redis-py takes a database that is no number for 0, and Celery refuses it at the first message."""
+    place = urlsplit(url)
+    if place.scheme in _REDIS and not _DATABASE.fullmatch(unquote(place.path)):
+        raise ValueError("no number")
 
 
 def _ask_for_life(connection: Any) -> None:
@@ -147,4 +188,10 @@ def translated() -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
+        raise unavailable(error) from error
+
+
+def unavailable(error: Exception) -> BufferUnavailable:
+    """An error of redis-py as ours."""
+    answered = isinstance(error, ResponseError | AuthenticationError | BusyLoadingError)
+    return BufferUnavailable(f"{type(error).__name__}: {error}", answered)

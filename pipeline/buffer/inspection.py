@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 import redis
-from redis.exceptions import RedisError
 
-from pipeline.buffer.connection import connect
+from pipeline.buffer.connection import connect, translated
 from pipeline.buffer.keys import Keys
 from pipeline.config import Config
 from pipeline.core.health import BrokerFacts, BufferFacts
-from pipeline.errors import BufferUnavailable, InvalidSetting, TopologyMismatch
+from pipeline.errors import BufferUnavailable, TopologyMismatch
 
 __all__ = ["inspect_broker", "inspect_buffer"]
 
@@ -30,13 +29,11 @@ def inspect_buffer(client: redis.Redis, check_topology: Callable[[], None]) -> B
         BufferUnavailable: it could not be reached.
     """
     raw: Any = client
-    try:
+    with translated():
         info: dict[str, Any] = raw.info("everything")
         fsync = _setting(raw, "appendfsync")
         policy = info.get("maxmemory_policy") or _setting(raw, "maxmemory-policy")
         script_problem = _load_scripts(raw)
-    except RedisError as error:
-        raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
     try:
         check_topology()
         topology_problem = None
@@ -81,7 +78,7 @@ def inspect_broker(config: Config) -> BrokerFacts:
     Of several URLs, which Celery separates by semicolons, one that answers is enough.
 
     Raises:
-        BufferUnavailable: none could be reached, or a URL cannot be read.
+        BufferUnavailable: none could be reached.
     """
     problems = []
     for url in filter(None, map(str.strip, config.broker_url.split(";"))):
@@ -93,17 +90,11 @@ def inspect_broker(config: Config) -> BrokerFacts:
 
 
 def _ask_broker(config: Config, url: str) -> BrokerFacts:
-    try:
-        place = urlsplit(url)
-        port = place.port or _PORTS.get(place.scheme)
-        if place.scheme in {"redis", "rediss", "unix"}:
-            return _queues(msgspec.structs.replace(config, redis_url=url))
-    except (ValueError, InvalidSetting):  # its message may quote a password
-        raise BufferUnavailable(
-            "PIPELINE_BROKER_URL has no URL of a broker; write amqp://user:password@host:5672/vhost or "
-            "redis://user:password@host:6379/0 (other characters than letters and digits in the password as %XX)",
-        ) from None
-    if place.hostname and port:  # else it is no server: sqs, memory …
+    place = urlsplit(url)
+    if place.scheme in {"redis", "rediss", "unix"}:
+        return _queues(msgspec.structs.replace(config, redis_url=url))
+    port = _PORTS.get(place.scheme) and (place.port or _PORTS[place.scheme])
+    if place.hostname and port:  # else it is no server that we know: sqs, memory …
         try:
             socket.create_connection((place.hostname, port), config.redis_timeout_seconds).close()
         except OSError as error:
@@ -115,9 +106,8 @@ def _queues(config: Config) -> BrokerFacts:
     keys = Keys(config.namespace, config.shards)
     client: Any = connect(config)
     try:
-        control, ingress = client.llen(keys.control), client.llen(keys.ingress)
-    except RedisError as error:
-        raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
+        with translated():
+            control, ingress = client.llen(keys.control), client.llen(keys.ingress)
     finally:
         client.close()
     return BrokerFacts(waiting_control=control, waiting_ingress=ingress)

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
-from pipeline.buffer.connection import translated
+from pipeline.buffer.connection import translated, unavailable
 from pipeline.buffer.durable import Question
 from pipeline.buffer.keys import Keys
 from pipeline.buffer.topology import Topology
@@ -107,7 +107,7 @@ class RedisIntake:
         for (shard, _), reply in zip(chunks, replies, strict=True):
             try:
                 if isinstance(reply, Exception):
-                    raise BufferUnavailable(f"{type(reply).__name__}: {reply}") from reply
+                    raise unavailable(reply) from reply
                 outcomes.append(self._written(shard, reply))
             except (BufferUnavailable, PipelineFull) as error:
                 outcomes.append(error)
@@ -167,10 +167,8 @@ class _Session:
         self, chunks: Sequence[tuple[int, Sequence[Encoded]]]
     ) -> list[list[Written] | PipelineError]:
         """See `pipeline.ports.EventBuffer.write_chunks`."""
-        try:
+        with translated():
             return await self._intake.write_over(self._line, chunks)
-        except RedisError as error:
-            raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def settle(self, durability: Durability) -> str | None:
         """See `pipeline.ports.Session.settle`."""

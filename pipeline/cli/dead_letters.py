@@ -169,7 +169,9 @@ def _content(pipeline: Pipeline, letter: DeadLetter) -> dict[str, Any]:
 @click.option("--force", is_flag=True, help="Also what sets or deletes, and so may overwrite a newer write.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask. (Without a terminal nothing is asked.)")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the summary and every letter.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object: complete, stopped, the summary and every letter."
+)
 def replay(
     *, ids: tuple[int, ...], every: bool, table: str | None, force: bool, dry_run: bool, yes: bool, as_json: bool
 ) -> int:
@@ -220,18 +222,23 @@ class _Replay:
         self._as_json = as_json
         self._tally: Counter[str] = Counter()
         self._letters: list[Replayed] = []
+        self._ended = False  # by itself: neither Ctrl-C nor an error was in between
         self._stopped = False
         self._shown = False
 
     def run(self, results: Iterator[Replayed]) -> int:
         """Returns the exit code."""
-        complete = False
         try:
             self._go_through(results)
-            complete = not self._stopped
+            self._ended = not self._stopped
         finally:
-            self._sum_up(complete=complete)
-        return OK if complete and self._tally.keys() <= _DONE else FAILED
+            self._sum_up()
+        return OK if self._complete else FAILED
+
+    @property
+    def _complete(self) -> bool:
+        """Every letter was replayed, or would be."""
+        return self._ended and self._tally.keys() <= _DONE
 
     def _go_through(self, results: Iterator[Replayed]) -> None:
         with stoppable() as stop, progress() as bar:
@@ -253,13 +260,20 @@ class _Replay:
             self._shown = True
             lines([(result.id, str(result.outcome), result.event_id, result.detail)])
 
-    def _sum_up(self, *, complete: bool) -> None:
+    def _sum_up(self) -> None:
         if self._as_json:
-            summary = {str(outcome): number for outcome, number in self._tally.items()}
-            print_json({"dry_run": self._dry_run, "complete": complete, "summary": summary, "letters": self._letters})
+            print_json(
+                {
+                    "dry_run": self._dry_run,
+                    "complete": self._complete,
+                    "stopped": not self._ended,
+                    "summary": {str(outcome): number for outcome, number in self._tally.items()},
+                    "letters": self._letters,
+                }
+            )
         elif self._tally:
             tell(f"pipeline: {counted(self._tally)}")
-        elif complete:
+        elif self._ended:
             tell("pipeline: there are no dead letters")
         if self._stopped:
             tell("pipeline: stopped; the letters that are not named are as before")

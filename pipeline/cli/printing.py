@@ -24,6 +24,7 @@ __all__ = [
     "progress",
     "rich_table",
     "seconds",
+    "sentences",
     "tell",
 ]
 
@@ -38,6 +39,12 @@ def tell(message: str) -> None:
 def one_line(text: str) -> str:
     """``text`` in one line and without anything that a terminal would obey: it may quote foreign data."""
     return "".join(char if char.isprintable() else _escaped(char) for char in " ".join(text.split()))
+
+
+def sentences(*texts: str) -> str:
+    """Several messages as one; a question has its mark already."""
+    *first, last = texts
+    return " ".join([*(text if text.endswith("?") else f"{text}." for text in first), last])
 
 
 def _escaped(char: str) -> str:

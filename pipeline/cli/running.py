@@ -83,7 +83,7 @@ def run(command: click.Command, arguments: Sequence[str], name: str) -> NoReturn
         sys.exit(command.main(list(arguments), prog_name=name, standalone_mode=False) or OK)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else name
-        tell(f"{path}: {error.format_message()}; see `{path} --help`")
+        tell(f"{path}: {error.format_message().rstrip('.')}; see `{path} --help`")
         sys.exit(WRONG_USAGE)
     except click.Abort:
         tell(f"{name}: stopped")
@@ -98,15 +98,19 @@ def run(command: click.Command, arguments: Sequence[str], name: str) -> NoReturn
 
 def described(error: PipelineError) -> str:
     """What went wrong and what to do, in one line."""
-    text = one_line(str(error))
+    text = one_line(str(error)).rstrip(".")
     match error:
-        case BufferUnavailable():
-            return f"Redis is not available: {text}. Is it running, and is PIPELINE_REDIS_URL right?"
-        case StoreUnavailable():
-            return f"{text}. Is it running, and is PIPELINE_DATABASE_URL right?"
+        case BufferUnavailable(answered=answered):
+            return f"Redis is not available: {text}. {_question('PIPELINE_REDIS_URL', running=answered)}"
+        case StoreUnavailable(answered=answered):
+            return f"{text}. {_question('PIPELINE_DATABASE_URL', running=answered)}"
         case StoreError(sqlstate=sqlstate) if sqlstate == _NO_RIGHT:
             return f"{text}. Use a role in PIPELINE_DATABASE_URL that has this right, or grant it"
     return text
+
+
+def _question(variable: str, *, running: bool) -> str:
+    return f"Is {variable} right?" if running else f"Is it running, and is {variable} right?"
 
 
 @contextmanager

@@ -6,17 +6,18 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
+import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.cli.printing import Cell, print_json, print_table, rich_table, seconds, tell
+from pipeline.cli.printing import Cell, print_json, print_table, rich_table, seconds, sentences, tell
 from pipeline.cli.running import FAILED, OK, Command, described, open_pipeline
-from pipeline.errors import InvalidSetting, PipelineError
-from pipeline.status import Status
+from pipeline.errors import PipelineError
+from pipeline.status import BufferStatus, ShardStatus, Status, status_of
 from pipeline.wiring import Pipeline
 
 __all__ = ["status"]
@@ -56,8 +57,10 @@ def status(*, as_json: bool, watch: float | None) -> int:
     been taken, failures how often an error was recorded, next_try when it may be tried again. Parked events are set
     aside, because their table cannot be written at all; they come back, in order, when it can.
 
+    While PostgreSQL cannot be asked, what Redis knows is shown, without dead letters.
+
     Ends with 1 if a batch keeps failing, a table is paused, PostgreSQL has gone back in time, or Redis or PostgreSQL
-    cannot be reached.
+    cannot be asked.
     """
     with open_pipeline() as pipeline:
         if watch is None:
@@ -69,66 +72,83 @@ def status(*, as_json: bool, watch: float | None) -> int:
     return OK
 
 
+class _Found(NamedTuple):
+    """What could be found out, and why the rest could not; Redis alone is a `BufferStatus`."""
+
+    status: Status | BufferStatus | None
+    problem: str | None
+
+    @property
+    def healthy(self) -> bool:
+        return isinstance(self.status, Status) and self.status.healthy
+
+    @property
+    def ailments(self) -> str:
+        known = "" if self.status is None else _ailments(self.status)
+        return sentences(*filter(None, (self.problem, known)))
+
+
+def _ask(pipeline: Pipeline) -> _Found:
+    sides = pipeline.sides()
+    problems = []
+    if isinstance(sides.buffer, PipelineError):
+        problems.append(described(sides.buffer))
+    if isinstance(sides.ledger, PipelineError):
+        problems.append(f"the ledger could not be asked: {described(sides.ledger)}")
+    if isinstance(sides.buffer, PipelineError):
+        return _Found(None, sentences(*problems))
+    return _Found(sides.buffer, problems[0]) if problems else _Found(status_of(sides), None)
+
+
 def _once(pipeline: Pipeline, *, as_json: bool) -> int:
     found = _ask(pipeline)
-    if isinstance(found, PipelineError):
-        if as_json:
-            print_json(_unknown(pipeline, found))
-        raise found
     if as_json:
-        print_json(found)
-    else:
-        print_table(_COLUMNS, _rows(found))
+        print_json(_document(pipeline, found))
+    elif found.status is not None:
+        print_table(_COLUMNS, _rows(found.status))
     if found.healthy:
         return OK
-    tell(f"pipeline: unhealthy: {_ailments(found)}")
+    tell(f"pipeline: unhealthy: {found.ailments}")
     return FAILED
 
 
-def _ask(pipeline: Pipeline) -> Status | PipelineError:
-    try:
-        return pipeline.status()
-    except InvalidSetting:
-        raise
-    except PipelineError as error:
-        return error
-
-
-def _unknown(pipeline: Pipeline, error: PipelineError) -> dict[str, Any]:
-    return {"namespace": pipeline.config.namespace, "healthy": False, "problem": described(error)}
+def _document(pipeline: Pipeline, found: _Found) -> Any:
+    """A status; where there is a problem, it is said, and what could not be asked is missing."""
+    if found.problem is None:
+        return found.status
+    known: dict[str, Any] = {"namespace": pipeline.config.namespace, **(msgspec.to_builtins(found.status) or {})}
+    return {**known, "healthy": False, "problem": found.problem}
 
 
 def _watch(pipeline: Pipeline, interval: float, *, as_json: bool) -> None:
     if as_json:
         for found in _repeated(pipeline, interval):
-            print_json(_unknown(pipeline, found) if isinstance(found, PipelineError) else found, indent=False)
+            print_json(_document(pipeline, found), indent=False)
     elif not sys.stdout.isatty():
         for found in _repeated(pipeline, interval):
-            if isinstance(found, PipelineError):
-                tell(f"pipeline: {described(found)}")
-            else:
-                print_table(_COLUMNS, _rows(found))
+            if found.status is not None:
+                print_table(_COLUMNS, _rows(found.status))
+            if found.problem is not None:
+                tell(f"pipeline: {found.problem}")
     else:
         with Live(console=Console(), auto_refresh=False) as live:
             for found in _repeated(pipeline, interval):
                 live.update(_view(found), refresh=True)
 
 
-def _repeated(pipeline: Pipeline, interval: float) -> Iterator[Status | PipelineError]:
+def _repeated(pipeline: Pipeline, interval: float) -> Iterator[_Found]:
     """A side that is away does not end a watch: it is what one watches for."""
     while True:
         yield _ask(pipeline)
         time.sleep(interval)
 
 
-def _view(found: Status | PipelineError) -> RenderableType:
-    if isinstance(found, PipelineError):
-        return Text(described(found), style="red")
-    health = Text("healthy", "green") if found.healthy else Text(f"unhealthy: {_ailments(found)}", "red")
-    return Group(rich_table(_COLUMNS, _rows(found)), health)
+def _view(found: _Found) -> RenderableType:
+    health = Text("healthy", "green") if found.healthy else Text(f"unhealthy: {found.ailments}", "red")
+    return health if found.status is None else Group(rich_table(_COLUMNS, _rows(found.status)), health)
 
 
-def _rows(found: Status) -> list[list[Cell]]:
+def _rows(found: Status | BufferStatus) -> list[list[Cell]]:
     rows: list[list[Cell]] = [
         [
             one.shard,
@@ -139,19 +159,19 @@ def _rows(found: Status) -> list[list[Cell]]:
             one.attempts,
             one.failures,
             seconds(one.next_try),
-            one.dead_letters,
+            one.dead_letters if isinstance(one, ShardStatus) else None,
             one.error or "; ".join(f"{table} is paused: {why}" for table, why in one.paused.items()) or None,
         ]
         for one in found.shards
     ]
     failures = sum(one.failures for one in found.shards)
     attempts = sum(one.attempts for one in found.shards)
+    dead = found.dead_letters if isinstance(found, Status) else None
     age = seconds(found.oldest_age)
-    sums: list[Cell] = ["all", found.pending, age, found.parked, found.frozen, attempts, failures, None]
-    return [*rows, [*sums, found.dead_letters, None]]
+    return [*rows, ["all", found.pending, age, found.parked, found.frozen, attempts, failures, None, dead, None]]
 
 
-def _ailments(found: Status) -> str:
+def _ailments(found: Status | BufferStatus) -> str:
     failing = [
         f"the batch of shard {one.shard} has failed {one.failures} times ({one.error})"
         for one in found.shards
@@ -160,7 +180,7 @@ def _ailments(found: Status) -> str:
     lost = [
         f"PostgreSQL went back in time under shard {one.shard} ({one.store_gaps} times)"
         for one in found.shards
-        if one.store_gaps
+        if isinstance(one, ShardStatus) and one.store_gaps
     ]
     paused = [
         f"table {table} is paused in shard {one.shard}, {one.parked} events are set aside ({why})"

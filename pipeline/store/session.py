@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, TypeVar
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import ConnStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pipeline.config import Config
@@ -75,8 +76,14 @@ def translated() -> Iterator[None]:
         if sqlstate in _SCHEMA_MISSING:
             raise NotMigrated(f"{text}: run `pipeline migrate`", sqlstate) from error
         if classify(sqlstate) is Meaning.OUTAGE:
-            raise StoreUnavailable(f"PostgreSQL is not available: {text}", sqlstate) from error
+            raise StoreUnavailable(f"PostgreSQL is not available: {text}", sqlstate, _answered(error)) from error
         raise StoreError(text, sqlstate) from error
+
+
+def _answered(error: Exception) -> bool:
+    """Whether a server asked for a password before it refused; libpq gives no SQLSTATE of a failed connection."""
+    failed = error.pgconn if isinstance(error, psycopg.OperationalError) else None
+    return failed is not None and failed.status != ConnStatus.OK and bool(failed.used_password or failed.needs_password)
 
 
 def _check_url(url: str) -> None:

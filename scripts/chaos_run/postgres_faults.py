@@ -12,12 +12,12 @@ import psycopg
 from psycopg import sql
 
 from scripts.chaos_run.lanes import Turn
+from scripts.chaos_run.network_faults import NetworkFaults
 from scripts.chaos_run.world import World
 
 __all__ = ["POSTGRES_FAULTS", "PostgresFaults"]
 
 TABLES: Final = ("witness", "audit", "cell", "profile", "counter", "stock", "orders", "item")
-EVEN: Final = 0.5
 
 TRIGGERS: Final = {
     "disk_full": "BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END",
@@ -27,13 +27,13 @@ TRIGGERS: Final = {
 """Bodies of triggers that make writing a table fail as it does when the server is in trouble."""
 
 
-class PostgresFaults:
+class PostgresFaults(NetworkFaults):
     """Each method is one fault, from begin to end."""
 
     def __init__(self, world: World) -> None:
+        super().__init__(world.postgres_proxy, slowest_seconds=0.05)
         self._world = world
         self._server = world.postgres
-        self._proxy = world.postgres_proxy
 
     def stopped_fast(self, turn: Turn) -> None:
         """Shut down in order, and started again."""
@@ -103,34 +103,6 @@ class PostgresFaults:
         """Writing a table fails as when another transaction was in the way."""
         with self._trigger(turn, "serialization"):
             turn.last(0.3, 1.5)
-
-    def cut(self, turn: Turn) -> None:
-        """The network is down."""
-        self._proxy.cut()
-        turn.last(0.2, 3.0)
-        self._proxy.heal()
-
-    def connections_broken(self, turn: Turn) -> None:
-        """Every connection breaks, several times."""
-        for _ in range(turn.random.randint(1, 5)):
-            self._proxy.break_connections()
-            turn.last(0.01, 0.3)
-
-    def deaf(self, turn: Turn) -> None:
-        """Nothing comes through, or only the requests; in the end all of it comes, or every connection breaks."""
-        replies_only, breaks = turn.random.random() < EVEN, turn.random.random() < EVEN
-        turn.note(replies_only=replies_only, breaks=breaks)
-        self._proxy.deafen(replies_only=replies_only)
-        turn.last(0.3, 4.0)
-        if breaks:
-            self._proxy.break_connections()
-        self._proxy.heal()
-
-    def slow(self, turn: Turn) -> None:
-        """Every piece takes its time."""
-        self._proxy.slow(turn.random.uniform(0.005, 0.05))
-        turn.last(0.5, 3.0)
-        self._proxy.heal()
 
     @contextmanager
     def _trigger(self, turn: Turn, name: str) -> Iterator[None]:

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from scripts.chaos_run.journal import now
 from scripts.chaos_run.lanes import Turn
+from scripts.chaos_run.network_faults import NetworkFaults
 from scripts.chaos_run.world import World
 
 __all__ = ["REDIS_FAULTS", "RedisFaults"]
@@ -22,13 +23,13 @@ flushAppendOnlyFile). So SIGKILL may take that much; and a copy of the file may 
 AOF: Final = "appendonlydir"
 
 
-class RedisFaults:
+class RedisFaults(NetworkFaults):
     """Each method is one fault, from begin to end."""
 
     def __init__(self, world: World) -> None:
+        super().__init__(world.redis_proxy, slowest_seconds=0.12)
         self._world = world
         self._server = world.valkey
-        self._proxy = world.redis_proxy
 
     def killed(self, turn: Turn) -> None:
         """SIGKILL; restarted from its append-only file."""
@@ -56,36 +57,6 @@ class RedisFaults:
         shutil.rmtree(self._server.directory / AOF)
         copy.rename(self._server.directory / AOF)
         self._server.start()
-
-    def cut(self, turn: Turn) -> None:
-        """The network is down."""
-        self._proxy.cut()
-        turn.last(0.2, 3.0)
-        self._proxy.heal()
-
-    def connections_broken(self, turn: Turn) -> None:
-        """Every connection breaks, several times; new ones are accepted at once."""
-        times = turn.random.randint(1, 5)
-        turn.note(times=times)
-        for _ in range(times):
-            self._proxy.break_connections()
-            turn.last(0.01, 0.3)
-
-    def deaf(self, turn: Turn) -> None:
-        """Nothing comes through, or only the requests; in the end all of it comes, or every connection breaks."""
-        replies_only, breaks = turn.random.random() < 0.5, turn.random.random() < 0.5  # noqa: PLR2004 - even chances
-        turn.note(replies_only=replies_only, breaks=breaks)
-        self._proxy.deafen(replies_only=replies_only)
-        turn.last(0.3, 4.0)
-        if breaks:
-            self._proxy.break_connections()
-        self._proxy.heal()
-
-    def slow(self, turn: Turn) -> None:
-        """Every piece takes its time."""
-        self._proxy.slow(turn.random.uniform(0.01, 0.12))
-        turn.last(0.5, 3.0)
-        self._proxy.heal()
 
     def full(self, turn: Turn) -> None:
         """Out of memory: commands that could write are refused."""

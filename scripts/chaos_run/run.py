@@ -16,19 +16,20 @@ import psycopg
 from pipeline import Pipeline, PipelineError
 from pipeline.contrib.embedded import EmbeddedServerError
 from scripts.chaos_run.check import Verdict, check
-from scripts.chaos_run.display import Display, Numbers, make_display
 from scripts.chaos_run.drain import NotDrained, drain, leftovers
 from scripts.chaos_run.evidence import collect
 from scripts.chaos_run.history import History, losses
 from scripts.chaos_run.journal import now, read
 from scripts.chaos_run.lanes import FaultLog, Lane, Turn, nothing
+from scripts.chaos_run.numbers import Numbers
 from scripts.chaos_run.options import Options, parse
 from scripts.chaos_run.postgres_faults import POSTGRES_FAULTS, PostgresFaults
 from scripts.chaos_run.process_faults import ENDED, PROCESS_FAULTS, STOCK_FAULTS, ProcessFaults, StockFaults
 from scripts.chaos_run.redis_faults import REDIS_FAULTS, RedisFaults
 from scripts.chaos_run.report import around, describe, explain, summarize
 from scripts.chaos_run.world import World
-from scripts.demo_flights.interrupts import Interrupted, Interrupts
+from scripts.terminal.display import Display, make_display
+from scripts.terminal.interrupts import Interrupted, Interrupts
 
 __all__ = ["main"]
 
@@ -36,6 +37,7 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.2
 STOP_SECONDS: Final = 70.0
+LINE_SECONDS: Final = 5.0
 KINDS: Final = (*REDIS_FAULTS, *POSTGRES_FAULTS, *PROCESS_FAULTS, *STOCK_FAULTS)
 
 DISTURBING_TRANSPORT: Final = frozenset({
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run; the exit code."""
     options = parse(arguments, KINDS)
     interrupts = Interrupts()
-    display = make_display()
+    display = make_display(LINE_SECONDS)
     world = World(options)
     keep = True
     try:
@@ -166,7 +168,7 @@ class _Run:
             pending, dead = status.pending, status.dead_letters
         events = sum(_lines(path) for path in self._world.producers.paths) // 2
         faults = sum(self._log.counts.values())
-        self._display.show(Numbers(seconds, self._options.minutes * 60, faults, events, pending, dead))
+        self._display.show(Numbers(seconds, self._options.minutes * 60, faults, events, pending, dead).shown)
 
     # --- the end
 

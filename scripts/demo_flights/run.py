@@ -14,16 +14,18 @@ from pipeline import Pipeline, PipelineError
 from pipeline.contrib.embedded import EmbeddedServerError
 from scripts.demo_flights.application import Application
 from scripts.demo_flights.check import Comparison, Work, compare, create_tables, load, work_done
-from scripts.demo_flights.display import Display, make_display, show_table
+from scripts.demo_flights.display import show_table, shown
 from scripts.demo_flights.flights import DataMissing, days
-from scripts.demo_flights.interrupts import Interrupted, Interrupts
 from scripts.demo_flights.monitor import Monitor, Numbers, Stalled, describe
 from scripts.demo_flights.options import Options, parse
 from scripts.demo_flights.services import ProcessDied, Services
+from scripts.terminal.display import Display, make_display
+from scripts.terminal.interrupts import Interrupted, Interrupts
 
 __all__ = ["main"]
 
 SHOW_SECONDS: Final = 0.25
+LINE_SECONDS: Final = 1.0
 HIGH_WATER: Final = 100_000
 """Pending events at which the application waits for the flush: Redis needs less than 100 MB for them."""
 
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the demo; the exit code."""
     options = parse(arguments)
     interrupts = Interrupts()
-    display = make_display(options.flights)
+    display = make_display(LINE_SECONDS)
     began = time.monotonic()
     try:
         with _services(options, interrupts, display) as services:
@@ -175,7 +177,7 @@ class _Demo:
             numbers = self._monitor.look(flights=done.flights, events=done.events, changes=done.changes)
         except Stalled as stalled:
             raise self._with_log(stalled) from stalled
-        self._display.show(numbers)
+        self._display.show(shown(numbers, self._options.flights))
         self._looked = time.monotonic()
         return numbers
 

@@ -13,6 +13,7 @@ import click
 from scripts.fuzzing.judge import Judge
 from scripts.fuzzing.mutants import Mutants
 
+USAGE = "[--inputs N] [--seed S] [--json]; see scripts/fuzz --help"
 GOLDEN = Path(__file__).parents[2] / "tests" / "unit" / "golden"
 SAID_EVERY = 10_000
 ESCAPES_SHOWN = 20
@@ -39,7 +40,7 @@ def fuzz(inputs: int, seed: int, judge: Judge) -> list[dict[str, Any]]:
     return escapes
 
 
-@click.command(add_help_option=False)
+@click.command("scripts/fuzz", add_help_option=False, options_metavar=USAGE)
 @click.option("--inputs", type=click.IntRange(min=1), default=100_000)
 @click.option("--seed", type=int, default=1)
 @click.option("--json", "as_json", is_flag=True)
@@ -69,4 +70,4 @@ def main(inputs: int, seed: int, as_json: bool) -> None:  # noqa: FBT001 - click
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name=main.name)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -67,6 +68,26 @@ def test_a_foreign_client_can_publish_by_name(database: psycopg.Connection, clie
         queue="pipeline",
     )
     wait_until(lambda: views(database, 2) == 5, "the row")
+
+
+def test_flower_and_the_log_are_told_that_there_is_an_event_and_not_what_is_in_it(
+    database: psycopg.Connection, client: Celery, worker: CeleryTestWorker
+) -> None:
+    told: list[dict[str, Any]] = []
+    change = {"table": "page_views", "key": {"page_id": 9}, "add": {"views": 1}, "set": {"title": "hunter2"}}
+    with client.connection_for_read() as connection:
+        listening = client.events.Receiver(connection, handlers={"*": told.append}).itercapture(
+            timeout=30, wakeup=False
+        )
+        next(listening)  # a heartbeat: from now on nothing is missed
+        sent = client.send_task("pipeline.apply_event", kwargs=change, queue="pipeline")
+        while not any(event.get("uuid") == sent.id and event["type"] == "task-succeeded" for event in told):
+            next(listening)
+    (received,) = (event for event in told if event.get("uuid") == sent.id and event["type"] == "task-received")
+    assert (received["args"], received["kwargs"]) == ("()", "{…}")
+    assert "hunter2" not in str(told)
+    wait_until(lambda: views(database, 9) == 1, "the row")
+    assert "hunter2" not in worker.logs()
 
 
 def test_delay_carries_every_type_of_value(database: psycopg.Connection, pipeline: Pipeline, redis_url: str) -> None:

@@ -13,6 +13,7 @@ import redis
 
 from pipeline import Config, Pipeline
 from pipeline.buffer.keys import ShardKeys
+from pipeline.contrib.embedded import Postgres
 from pipeline.flush import End, FlushReport
 from pipeline.ports import DeadLetter
 from pipeline.store.postgres import PostgresStore
@@ -113,6 +114,25 @@ def disk_full(scene: Scene, table: str) -> Iterator[None]:
     scene.sql(f"CREATE TRIGGER disk_full BEFORE INSERT OR UPDATE OR DELETE ON {table} EXECUTE FUNCTION disk_full()")
     yield
     scene.sql(f"DROP TRIGGER disk_full ON {table}")
+
+
+@contextmanager
+def restored_from_before(scene: Scene, postgres: Postgres, pipeline: Pipeline) -> Iterator[None]:
+    """What PostgreSQL gets in the block is not in it afterwards: it is restored from a backup made before."""
+    name = scene.database_url.rpartition("/")[2]
+    _leave(scene, pipeline)
+    with psycopg.connect(postgres.url, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE kept TEMPLATE {name} STRATEGY file_copy".encode())
+        yield
+        _leave(scene, pipeline)
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+        admin.execute(f"ALTER DATABASE kept RENAME TO {name}".encode())
+
+
+def _leave(scene: Scene, pipeline: Pipeline) -> None:
+    """A database that somebody is connected to cannot be copied."""
+    pipeline.close()
+    scene.disconnect()
 
 
 def drain(pipeline: Pipeline) -> FlushReport:

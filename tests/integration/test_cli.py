@@ -12,11 +12,13 @@ COMMANDS = [
     "migrate",
     "status",
     "doctor",
+    "metrics",
     "flush",
     "dead-letters list",
     "dead-letters show",
     "dead-letters replay",
 ]
+DOUBLED = re.compile(r"[.;:,?!]{2}|[.?];")
 NOWHERE = CommandLine("redis://:hunter2@127.0.0.1:1/0", "postgresql://eve:hunter2@127.0.0.1:1/none")
 
 
@@ -86,6 +88,7 @@ def test_wrong_usage_ends_with_2_and_one_line_that_says_what_is_wrong(arguments:
     assert (ended.code, ended.out) == (2, "")
     assert problem in ended.message
     assert "--help`" in ended.message
+    assert ".;" not in ended.message
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,12 @@ def test_wrong_usage_ends_with_2_and_one_line_that_says_what_is_wrong(arguments:
         ("PIPELINE_DATABASE_URL", "postgresql://eve:hunter2/x@localhost/shop"),
         ("PIPELINE_DATABASE_URL", "postgres:/eve:hunter2@localhost/shop"),
         ("PIPELINE_DATABASE_URL", "postgresql://eve:hunter2%zz@localhost/shop"),
+        ("PIPELINE_REDIS_URL", "redis://:hunter2@localhost/abc"),
+        ("PIPELINE_BROKER_URL", "foo"),
+        ("PIPELINE_BROKER_URL", "redis://:hunter2@localhost/abc"),
+        ("PIPELINE_BROKER_URL", "redis://:hunter2@localhost:port/0"),
+        ("PIPELINE_BROKER_URL", "amqp://guest:hunter2@localhost:port//"),
+        ("PIPELINE_BROKER_URL", "amqp://guest:hunter2@localhost//;amqp://[hunter2"),
         ("PIPELINE_NO_SUCH_THING", "1"),
     ],
 )
@@ -119,6 +128,25 @@ def test_a_database_that_is_away_is_told_at_once_in_one_line_without_the_passwor
     assert "Connection refused" in ended.message
     assert "PIPELINE_DATABASE_URL" in ended.message
     assert "hunter2" not in ended.err
+    assert not DOUBLED.search(ended.err)
+
+
+def test_a_server_that_refuses_the_password_is_not_asked_whether_it_runs(
+    redis_url: str, database_url: str, migrated_url: str
+) -> None:
+    def wrong(url: str) -> str:
+        return re.sub(r":[^:@]*@", ":hunter2@", url, count=1)
+
+    redis = CommandLine(wrong(redis_url), migrated_url)("status")
+    assert (redis.code, redis.out) == (1, "")
+    assert "Redis is not available" in redis.message
+    assert redis.message.endswith(". Is PIPELINE_REDIS_URL right?")
+    postgresql = CommandLine(redis_url, wrong(database_url))("migrate")
+    assert (postgresql.code, postgresql.out) == (1, "")
+    assert "password authentication failed" in postgresql.message
+    assert postgresql.message.endswith(". Is PIPELINE_DATABASE_URL right?")
+    assert "hunter2" not in redis.err + postgresql.err
+    assert not DOUBLED.search(redis.err + postgresql.err)
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

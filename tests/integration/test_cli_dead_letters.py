@@ -304,14 +304,15 @@ def test_the_replay_as_json_is_one_object_with_summary_and_letters(cli: CommandL
     ended = cli("dead-letters", "replay", add, set_, "--json")
     assert (ended.code, ended.err) == (1, "")
     found = ended.json
-    assert list(found) == ["dry_run", "complete", "summary", "letters"]
-    assert (found["dry_run"], found["complete"]) == (False, True)
+    assert list(found) == ["dry_run", "complete", "stopped", "summary", "letters"]
+    assert (found["dry_run"], found["complete"], found["stopped"]) == (False, False, False)
     assert found["summary"] == {"replayed": 1, "needs_force": 1}
     assert [(letter["id"], letter["outcome"]) for letter in found["letters"]] == [
         (add, "replayed"),
         (set_, "needs_force"),
     ]
     assert found["letters"][0]["event_id"].endswith(f":replay-{add}")
+    assert cli("dead-letters", "replay", set_, "--force", "--json").json["complete"] is True
 
 
 @pytest.mark.usefixtures("tables")
@@ -347,7 +348,7 @@ def test_a_replay_while_redis_is_away_leaves_every_letter_dead(cli: CommandLine,
     ended = cli("dead-letters", "replay", "--all", "--json")
     valkey.start()
     assert ended.code == 1
-    assert (ended.json["complete"], ended.json["letters"]) == (False, [])
+    assert (ended.json["complete"], ended.json["stopped"], ended.json["letters"]) == (False, True, [])
     assert "Redis is not available" in ended.message
     assert [letter.id for letter in dead(scene.pipeline())] == ids
 

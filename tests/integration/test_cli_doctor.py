@@ -217,14 +217,6 @@ def test_of_brokers_that_stand_in_for_each_other_one_that_answers_is_enough(scen
     assert "hunter2" not in broker.message
 
 
-@pytest.mark.parametrize("url", ["amqp://guest:hunter2@host:port//", "redis://:hunter2@host:port/0", "amqp://[hunter2"])
-def test_a_broker_url_that_cannot_be_read_is_told_by_its_own_name(scene: Scene, url: str) -> None:
-    broker = found(scene.pipeline(broker_url=url), "broker")
-    assert broker.level is Level.PROBLEM
-    assert "PIPELINE_BROKER_URL" in broker.message
-    assert "hunter2" not in broker.message
-
-
 def test_a_redis_that_went_back_in_time_is_told(scene: Scene) -> None:
     scene.sql(TABLE)
     pipeline = scene.pipeline()

@@ -115,13 +115,20 @@ def test_a_postgresql_that_is_too_old_is_named(redis_url: str, old_server: str) 
 
 
 @pytest.mark.parametrize(
-    "arguments", ["status", "flush", "dead-letters list", "dead-letters show 1", "dead-letters replay --all"]
+    "arguments", ["flush", "dead-letters list", "dead-letters show 1", "dead-letters replay --all"]
 )
 def test_a_database_that_is_not_migrated_is_told_with_the_remedy(
     redis_url: str, database_url: str, arguments: str
 ) -> None:
     ended = CommandLine(redis_url, database_url)(*arguments.split())
     assert (ended.code, ended.out) == (1, "")
+    assert "run `pipeline migrate`" in ended.message
+
+
+def test_the_status_of_a_database_that_is_not_migrated_says_the_remedy(redis_url: str, database_url: str) -> None:
+    ended = CommandLine(redis_url, database_url)("status")
+    assert ended.code == 1
+    assert ended.rows[-1]["pending"] == "0"
     assert "run `pipeline migrate`" in ended.message
 
 
@@ -210,6 +217,23 @@ def test_status_without_redis_ends_with_1_and_json_says_unhealthy(migrated_url: 
     assert "Redis is not available" in ended.json["problem"]
     assert "PIPELINE_REDIS_URL" in ended.message
     assert "hunter2" not in ended.out + ended.err
+
+
+def test_status_while_postgresql_is_away_shows_what_redis_knows(
+    cli: CommandLine, scene: Scene, postgres: Postgres
+) -> None:
+    scene.pipeline().write("counters", {"id": 1}, add={"n": 1})
+    postgres.stop()
+    shown, document = cli("status"), cli("status", "--json")
+    postgres.start()
+    assert (shown.code, document.code) == (1, 1)
+    assert shown.rows[0]["pending"] == shown.rows[-1]["pending"] == "1"
+    assert shown.rows[0]["dead_letters"] == shown.rows[-1]["dead_letters"] == ""
+    assert "the ledger could not be asked: PostgreSQL is not available" in shown.message
+    assert (document.json["pending"], document.json["healthy"]) == (1, False)
+    assert document.json["shards"][0]["pending"] == 1
+    assert "dead_letters" not in document.json
+    assert "the ledger could not be asked" in document.json["problem"]
 
 
 def test_a_client_with_another_number_of_shards_is_refused(cli: CommandLine, scene: Scene) -> None:

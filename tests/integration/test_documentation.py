@@ -8,22 +8,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 
 from pipeline import Config, Pipeline
+from pipeline.contrib.prometheus import PipelineCollector
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs/reference/settings.md").read_text("utf-8")
-SCHEMA = """
-CREATE TABLE page_views (
-    page_id integer PRIMARY KEY, views bigint NOT NULL DEFAULT 0, title text, last_seen timestamptz
-);
-CREATE TABLE carts (user_id integer, sku text, PRIMARY KEY (user_id, sku));
-CREATE TABLE audit_log (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, actor text, action text);
-CREATE TABLE orders (id integer PRIMARY KEY, total integer NOT NULL);
-CREATE TABLE order_lines (order_id integer REFERENCES orders, sku text);
-INSERT INTO carts VALUES (3, 'A1');
-"""
+METRICS = (ROOT / "docs/how-to/metrics.md").read_text("utf-8")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -35,7 +28,9 @@ def test_the_example_of_the_readme_does_what_it_says(redis_url: str, database_ur
         psycopg.connect(database_url, autocommit=True) as database,
         Pipeline(Config(redis_url=redis_url, database_url=database_url)) as pipeline,
     ):
-        database.execute(SCHEMA)
+        for block in blocks(README, "sql"):
+            database.execute(block.encode())
+        database.execute("INSERT INTO carts VALUES (3, 'A1')")
         pipeline.migrate()
         script = "\n".join(blocks(README, "python")).replace("redis://127.0.0.1:6379/0", redis_url)
         environment = {**os.environ, "PIPELINE_REDIS_URL": redis_url, "PIPELINE_DATABASE_URL": database_url}
@@ -70,6 +65,17 @@ def test_the_settings_page_lists_every_setting_with_its_default() -> None:
     for variable, text in documented.items():
         if variable not in derived:
             assert text == f"`{getattr(config, fields[variable])}`", variable
+
+
+def test_the_metrics_page_lists_every_metric_and_its_alerts_ask_for_no_other(redis_url: str, database_url: str) -> None:
+    with Pipeline(Config(redis_url=redis_url, database_url=database_url)) as pipeline:
+        families = PipelineCollector(pipeline).describe()
+    metrics = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    assert set(re.findall(r"^\| `(pipeline_\w+)", METRICS, re.MULTILINE)) == metrics
+    (rules,) = (yaml.safe_load(block)["groups"][0]["rules"] for block in blocks(METRICS, "yaml"))
+    assert {name for rule in rules for name in re.findall(r"pipeline_\w+", rule["expr"])} <= metrics
+    (snippet,) = blocks(METRICS, "python")
+    subprocess.run([sys.executable, "-W", "error", "-c", snippet], cwd=ROOT, check=True)
 
 
 def test_every_link_of_the_documents_leads_somewhere() -> None:

@@ -4,7 +4,6 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import psycopg
 import pytest
 
 from pipeline import Change, Pipeline
@@ -13,7 +12,7 @@ from pipeline.flush import End
 from pipeline.status import ShardStatus
 from pipeline.telemetry import Step
 from tests.conformance.lane import batch_of, claimed, event, events_of
-from tests.integration.scene import Scene, dead, drain, restore, snapshot
+from tests.integration.scene import Scene, dead, drain, restore, restored_from_before, snapshot
 
 TABLES = ("CREATE TABLE views (page int PRIMARY KEY, n int)", "CREATE TABLE log (id int)")
 
@@ -174,17 +173,9 @@ def test_a_database_that_went_back_in_time_is_told_loudly(
 ) -> None:
     write(pipeline, 1)
     drain(pipeline)
-    pipeline.close()
-    scene.disconnect()
-    backup = scene.database_url.rpartition("/")[2]
-    with psycopg.connect(postgres.url, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE kept TEMPLATE {backup} STRATEGY file_copy".encode())
+    with restored_from_before(scene, postgres, pipeline):
         write(pipeline, 2, 3, 4)
         drain(pipeline)
-        pipeline.close()
-        scene.disconnect()
-        admin.execute(f"DROP DATABASE {backup} WITH (FORCE)".encode())
-        admin.execute(f"ALTER DATABASE kept RENAME TO {backup}".encode())
     write(pipeline, 5)
     assert pipeline.status().healthy  # nothing has been seen yet
     with caplog.at_level(logging.ERROR, "pipeline"):

@@ -7,12 +7,13 @@ import json
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.change import Change
 from pipeline.core.codec import Malformed, decode
-from scripts.fuzzing.__main__ import fuzz, whole_messages
+from scripts.fuzzing.__main__ import fuzz, main, whole_messages
 from scripts.fuzzing.judge import Judge
 from scripts.fuzzing.mutants import Mutants
 from tests.unit.broken_messages import AT_THE_DOOR, BODIES, EIGHT, ENVELOPES, body
@@ -84,3 +85,10 @@ def test_the_judge_catches_what_escapes(judge: Judge, monkeypatch: pytest.Monkey
     typed["headers"]["trace"] = {"__type__": "uuid", "__value__": {"hex": "no"}}
     monkeypatch.setattr("scripts.fuzzing.judge.read_as_celery", lambda _: None)
     assert "badly formed" in (judge.escape(json.dumps(typed).encode()) or "")
+
+
+@pytest.mark.parametrize("words", [["--nope"], ["--inputs", "0"], ["--seed", "x"]])
+def test_wrong_usage_of_the_script_is_told_in_its_own_name(words: list[str]) -> None:
+    ended = CliRunner().invoke(main, words)
+    assert ended.exit_code == 2
+    assert ended.output.startswith("Usage: scripts/fuzz [--inputs N] [--seed S] [--json]; see scripts/fuzz --help\n")

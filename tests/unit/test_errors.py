@@ -18,9 +18,9 @@ MADE: dict[str, PipelineError] = {
     "PipelineFull": errors.PipelineFull(3, 100, 100, 7),
     "DurabilityNotReached": errors.DurabilityNotReached("disk", "memory", "no AOF", ["first", None]),
     "TopologyMismatch": errors.TopologyMismatch("shards", "8", "4"),
-    "BufferUnavailable": errors.BufferUnavailable("away"),
+    "BufferUnavailable": errors.BufferUnavailable("away", answered=True),
     "StoreError": errors.StoreError("a problem", "42601"),
-    "StoreUnavailable": errors.StoreUnavailable("away", "57P03"),
+    "StoreUnavailable": errors.StoreUnavailable("away", "57P03", answered=True),
     "NotMigrated": errors.NotMigrated("run it", "3F000"),
     "ApplyFailed": errors.ApplyFailed("a problem", "23505", "poison", "t", "lost", "an event"),
 }

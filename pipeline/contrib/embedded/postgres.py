@@ -6,13 +6,14 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from signal import SIGINT, SIGQUIT
-from typing import Final, Literal, Self
+from typing import Final, Literal
 from urllib.parse import quote
 
 from pipeline.contrib.embedded.errors import ServerFailed
 from pipeline.contrib.embedded.ports import free_port
 from pipeline.contrib.embedded.process import Guard, ServerProcess
 from pipeline.contrib.embedded.programs import Account, postgres_account, postgres_directory, usable_by
+from pipeline.contrib.embedded.server import Server
 
 StopMode = Literal["fast", "immediate"]
 
@@ -24,7 +25,7 @@ SUPERUSER: Final = "postgres"
 SOCKET_PATH_BYTES: Final = 103
 
 
-class Postgres:
+class Postgres(Server):
     """A Postgres server on 127.0.0.1 and on a Unix socket, in a directory that may hold its data already.
 
     `settings` adds to or replaces its parameters: `{"max_connections": 20}`. `fsync` is on, unless set otherwise.
@@ -48,7 +49,7 @@ class Postgres:
         self._account = postgres_account()
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.password: Final = self._password()
-        self._process = ServerProcess("Postgres", self.directory / "postgres.log", guard)
+        super().__init__(ServerProcess("Postgres", self.directory / "postgres.log", guard))
 
     @property
     def url(self) -> str:
@@ -64,21 +65,6 @@ class Postgres:
         """Where the Unix socket lies: a value for `host=`. `None` when the path would be too long for a socket."""
         path = self.directory / f".s.PGSQL.{self.port}"
         return self.directory if len(os.fsencode(path)) <= SOCKET_PATH_BYTES else None
-
-    @property
-    def pid(self) -> int:
-        """Of the postmaster, while it runs."""
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the postmaster lives."""
-        return self._process.running
-
-    @property
-    def log(self) -> Path:
-        """The server's log, of all runs."""
-        return self._process.log
 
     def start(self) -> None:
         """Make the data directory if there is none, and start; returns when connections are accepted.
@@ -104,28 +90,10 @@ class Postgres:
         """`fast` breaks transactions and shuts down in order; `immediate` just ends, and the next start recovers."""
         self._process.stop(STOP_SIGNALS[mode], STOP_SECONDS)
 
-    def kill(self) -> None:
-        """SIGKILL to the postmaster and all of its backends, as in a power cut."""
-        self._process.kill()
-
     def restart(self, mode: StopMode = "fast") -> None:
         """Stop (if it runs) and start."""
         self.stop(mode)
         self.start()
-
-    def release(self) -> None:
-        """Let it run on when this process ends."""
-        self._process.release()
-
-    def __enter__(self) -> Self:
-        """Start."""
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop, and leave the directory."""
-        self.stop()
-        self._process.close()
 
     def _options(self) -> list[str]:
         settings = {

@@ -5,12 +5,13 @@ import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGTERM
-from typing import Final, Self
+from typing import Final
 from urllib.parse import quote
 
 from pipeline.contrib.embedded.ports import free_port
 from pipeline.contrib.embedded.process import Guard, ServerProcess
 from pipeline.contrib.embedded.programs import valkey_program
+from pipeline.contrib.embedded.server import Server
 
 Words = str | int | Sequence[str | int]
 
@@ -24,7 +25,7 @@ DEFAULTS: Final[Mapping[str, Words]] = {
 }
 
 
-class Valkey:
+class Valkey(Server):
     """A Valkey server on 127.0.0.1, with its append-only file on, in a directory that may hold data already.
 
     `config` adds to or replaces lines of its configuration: `{"maxmemory": "100mb", "save": ("900", "1")}`.
@@ -44,27 +45,12 @@ class Valkey:
         self.password: Final = secrets.token_hex(16)
         self.config: Final[Mapping[str, Words]] = {**DEFAULTS, **(config or {})}
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._process = ServerProcess("Valkey", directory / "valkey.log", guard)
+        super().__init__(ServerProcess("Valkey", directory / "valkey.log", guard))
 
     @property
     def url(self) -> str:
         """Of database 0, for redis-py and Celery."""
         return f"redis://:{quote(self.password)}@127.0.0.1:{self.port}/0"
-
-    @property
-    def pid(self) -> int:
-        """Of the server, while it runs."""
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the process lives."""
-        return self._process.running
-
-    @property
-    def log(self) -> Path:
-        """The server's log, of all runs."""
-        return self._process.log
 
     def start(self) -> None:
         """Start; returns when it has loaded its data and answers.
@@ -88,28 +74,10 @@ class Valkey:
         """Shut down in order: everything accepted is in the append-only file."""
         self._process.stop(SIGTERM, STOP_SECONDS)
 
-    def kill(self) -> None:
-        """SIGKILL, as in a crash. What the operating system has of the append-only file stays."""
-        self._process.kill()
-
     def restart(self) -> None:
         """Stop (if it runs) and start."""
         self.stop()
         self.start()
-
-    def release(self) -> None:
-        """Let it run on when this process ends."""
-        self._process.release()
-
-    def __enter__(self) -> Self:
-        """Start."""
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop, and leave the directory."""
-        self.stop()
-        self._process.close()
 
     def _configuration(self) -> str:
         lines: dict[str, Words] = {
