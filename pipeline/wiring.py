@@ -50,8 +50,8 @@ def _new_event_id() -> str:
 class ShardStatus(msgspec.Struct, frozen=True):
     """One shard as ``pipeline status`` shows it. Ages and waits are in seconds; ``None``: there is none.
 
-    ``pending`` counts ``frozen`` and ``parked`` events, too. ``parked`` events are set aside because of the tables in
-    ``paused`` (table → why).
+    ``pending`` counts ``frozen`` and ``parked`` events, too. ``parked`` events are set aside because of the tables and
+    columns in ``paused`` (``table`` or ``table.column`` → why).
     """
 
     shard: int
@@ -73,7 +73,7 @@ class ShardStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """All shards and their sums.
 
-    Not ``healthy``: a batch keeps failing, a table is paused, or PostgreSQL went back in time.
+    Not ``healthy``: a batch keeps failing, a table or column is paused, or PostgreSQL went back in time.
     """
 
     namespace: str
@@ -385,5 +385,5 @@ def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) 
         rechecking=ledger.rechecking if ledger else False,
         store_gaps=ledger.store_gaps if ledger else 0,
         parked=state.parked,
-        paused={table.table: table.error for table in state.paused},
+        paused={paused.name: paused.error for paused in state.paused},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.resources import files
 from typing import Any, Final
@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError
 from pipeline.buffer.connection import connect, translated
 from pipeline.buffer.durable import Command, Line, Send, Session, line_of
 from pipeline.buffer.keys import Keys
-from pipeline.buffer.replies import Why, parts, paused_tables, per_row, shard_state
+from pipeline.buffer.replies import Why, field_of, parts, paused_tables, per_row, shard_state
 from pipeline.config import Config, Durability
 from pipeline.core.codec import flush_message
 from pipeline.errors import BufferUnavailable, PipelineError, PipelineFull, TopologyMismatch
@@ -48,6 +48,9 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 
 _WANTED_AGAIN_MS: Final = 5_000
 """A flush that was asked for and has not started for so long may be lost with its worker: ask again."""
+
+_ROWS_PER_QUESTION: Final = 1000
+"""Rows that one command looks up: Redis is held for less than a millisecond."""
 
 _PROBED_MS: Final = 60_000
 """For so long at least it is remembered how often a table was probed in vain before it was resumed."""
@@ -235,7 +238,7 @@ class RedisBuffer:
                     owner=owner,
                     tries=tries,
                     paused=paused_tables(paused),
-                    held=frozenset(row.decode() for row in held),
+                    held=held,
                     settled=None if settled < 0 else settled,
                     accepted=accepted,
                     resumed=source == b"resumed",
@@ -301,24 +304,34 @@ class RedisBuffer:
         kept: int = self._run("halve", [names.events, names.batch, names.state, names.resumed], args)
         return kept > 0
 
+    def held(self, batch: Claimed, rows: Collection[str]) -> frozenset[str]:
+        """See `pipeline.ports.Buffer.held`."""
+        names = list(rows)
+        pipe = self._redis.pipeline(transaction=False)
+        for start in range(0, len(names), _ROWS_PER_QUESTION):
+            pipe.smismember(self._keys.shards[batch.shard].held, names[start : start + _ROWS_PER_QUESTION])
+        with translated():
+            answers = [held for reply in pipe.execute() for held in reply]
+        return frozenset(row for row, held in zip(names, answers, strict=True) if held)
+
     def pause(self, shard: int, table: PausedTable, batch: Claimed | None = None) -> None:
         """See `pipeline.ports.Buffer.pause`."""
         names = self._keys.shards[shard]
         why = msgspec.json.encode(Why(table.error, table.sample, table.probes, table.waits))
-        args = [table.table, round(table.seconds * 1000), why, batch.id if batch else ""]
+        args = [field_of(table.table, table.column), round(table.seconds * 1000), why, batch.id if batch else ""]
         self._run("pause", [names.state, names.paused], args)
 
-    def resume(self, shard: int, table: str, probes: int = 0) -> bool:
+    def resume(self, shard: int, table: PausedTable) -> bool:
         """See `pipeline.ports.Buffer.resume`."""
         names = self._keys.shards[shard]
         keys = [names.state, names.paused, names.batch, names.resumed, names.probed]
         remember_ms = max(_PROBED_MS, round(_CAPS * self._config.retry.cap_seconds * 1000))
-        return bool(self._run("resume", keys, [table, probes, remember_ms]))
+        return bool(self._run("resume", keys, [field_of(table.table, table.column), table.probes, remember_ms]))
 
-    def probed(self, shard: int, table: str) -> int:
+    def probed(self, shard: int, table: str, column: str | None = None) -> int:
         """See `pipeline.ports.Buffer.probed`."""
         with translated():
-            return int(self._redis.hget(self._keys.shards[shard].probed, table) or 0)
+            return int(self._redis.hget(self._keys.shards[shard].probed, field_of(table, column)) or 0)
 
     def release(self, shard: int, owner: str) -> None:
         """See `pipeline.ports.Buffer.release`."""

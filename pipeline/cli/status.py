@@ -53,10 +53,10 @@ def status(*, as_json: bool, watch: float | None) -> int:
 
     oldest_age and next_try are in seconds. A frozen batch is on its way to PostgreSQL: attempts says how often it has
     been taken, failures how often an error was recorded, next_try when it may be tried again. Parked events are set
-    aside, because their table cannot be written at all; they come back, in order, when it can.
+    aside, because their table cannot be written at all or lacks a column; they come back, in order, when it can.
 
-    Ends with 1 if a batch keeps failing, a table is paused, PostgreSQL has gone back in time, or Redis or PostgreSQL
-    cannot be reached.
+    Ends with 1 if a batch keeps failing, a table or a column is paused, PostgreSQL has gone back in time, or Redis or
+    PostgreSQL cannot be reached.
     """
     with open_pipeline() as pipeline:
         if watch is None:
@@ -139,7 +139,7 @@ def _rows(found: Status) -> list[list[Cell]]:
             one.failures,
             seconds(one.next_try),
             one.dead_letters,
-            one.error or "; ".join(f"{table} is paused: {why}" for table, why in one.paused.items()) or None,
+            one.error or "; ".join(f"{name} is paused: {why}" for name, why in one.paused.items()) or None,
         ]
         for one in found.shards
     ]
@@ -162,8 +162,8 @@ def _ailments(found: Status) -> str:
         if one.store_gaps
     ]
     paused = [
-        f"table {table} is paused in shard {one.shard}, {one.parked} events are set aside ({why})"
+        f"{name} is paused in shard {one.shard}, {one.parked} events are set aside ({why})"
         for one in found.shards
-        for table, why in one.paused.items()
+        for name, why in one.paused.items()
     ]
     return "; ".join(failing + paused + lost)

@@ -6,7 +6,8 @@
 --       5 time to live of a clean cached row in milliseconds   6 number of the last event of the batch, 0 if none has one
 --       7 number of events among them to set aside instead, then these messages, oldest first
 --       then the number of rows that these touch, then for each its table and its name; those of a table that is paused
---       itself need not be held: until it is resumed, its events wait anyway, and then everything comes back
+--       itself (not a column of it) need not be held: until it is resumed, its events wait anyway, and then everything
+--       comes back
 --       then, packed by MessagePack, one flat array with three numbers per row: overlay entries to drop, seq of the last
 --       of them, 1 if the cached row is not what PostgreSQL has now (an event of it is dead, or had no overlay)
 -- Returns the number of events left in the batch, or -1 if the batch is not in that state (somebody else was here).
