@@ -209,8 +209,9 @@ class Flusher:
 
         entries = [self._entry(message) for message in claim.messages]
         turns = turns_of(entries, claim)
+        batch = self._batch(claim, entries, turns, verdict)
         try:
-            applied = self._store.apply(self._batch(claim, entries, turns, verdict), begin)
+            applied = self._store.apply(batch, begin)
         except _Suspected:
             log.warning("shard %d: a flusher died over batch %s, halving it", claim.shard, claim.id)
             self._buffer.halve(claim, suspected=True)
@@ -228,7 +229,9 @@ class Flusher:
             self._buffer.fail(claim, type(error).__name__, rest, begun=begun)
             raise
         self._tell(claim, entries, applied)
-        self._buffer.acknowledge(claim, _settled(claim, entries, applied), applied.seq)
+        # set aside before Redis went back in time, for a pause of which it knows nothing: nobody would resume that
+        unexplained = not applied.aside <= batch.aside
+        self._buffer.acknowledge(claim, _settled(claim, entries, applied), applied.seq, unexplained=unexplained)
         self._probe(Step.ACKNOWLEDGED)
         return msgspec.structs.replace(
             report,

@@ -135,8 +135,11 @@ class Buffer(Protocol):
         """Freeze the oldest pending events, or return the frozen batch; takes the lease for ``owner``."""
         ...
 
-    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int) -> bool:
-        """Drop the batch and trim the overlays; ``False`` if somebody else has done so. Not one step: resumable."""
+    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int, *, unexplained: bool = False) -> bool:
+        """Drop the batch and trim the overlays; ``False`` if somebody else has done so. Not one step: resumable.
+
+        ``unexplained``: Redis does not know why some of it is set aside. It is claimed again, before anything newer.
+        """
         ...
 
     def fail(

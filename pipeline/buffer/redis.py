@@ -206,20 +206,11 @@ class RedisBuffer:
         """See `pipeline.ports.Buffer.claim`."""
         names = self._keys.shards[shard]
         config = self._config
-        reply = self._run(
-            "claim",
-            [
-                names.events,
-                names.batch,
-                names.state,
-                names.lease,
-                names.paused,
-                names.parked,
-                names.resumed,
-                names.held,
-            ],
-            [owner, round(config.lease_seconds * 1000), config.batch_size, config.batch_bytes, str(uuid.uuid4())],
-        )
+        keys = [
+            names.events, names.batch, names.state, names.lease, names.paused, names.parked, names.resumed, names.held,
+        ]  # fmt: skip
+        args = [owner, round(config.lease_seconds * 1000), config.batch_size, config.batch_bytes, str(uuid.uuid4())]
+        reply = self._run("claim", keys, args)
         match reply:
             case [b"busy"]:
                 return Busy()
@@ -246,7 +237,7 @@ class RedisBuffer:
             case _:
                 raise BufferUnavailable(f"unexpected reply of the claim script: {reply!r:.200}")
 
-    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int) -> bool:
+    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int, *, unexplained: bool = False) -> bool:
         """See `pipeline.ports.Buffer.acknowledge`."""
         names = self._keys.shards[batch.shard]
         ttl_ms = round(self._config.cache_ttl_seconds * 1000)
@@ -256,7 +247,7 @@ class RedisBuffer:
         script = self._scripts["acknowledge"]
         for part in parts(events):
             keys = [names.batch, names.state, names.parked, names.held, names.paused]
-            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest]
+            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest, int(unexplained)]
             aside = sorted((event for event in part if event.aside is not None), key=lambda event: event.seq or 0)
             touched = {row for event in aside for row in event.rows}
             args += (len(aside), *(event.aside for event in aside), len(touched))

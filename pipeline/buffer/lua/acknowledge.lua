@@ -4,7 +4,8 @@
 -- KEYS  1 batch list   2 shard hash   3 parked list   4 held set   5 paused hash   then per row: overlay list, row hash
 -- ARGV  1 batch id   2 events that the batch holds now   3 events to drop   4 the shard's seq when the batch is done
 --       5 time to live of a clean cached row in milliseconds   6 number of the last event of the batch, 0 if none has one
---       7 number of events among them to set aside instead, then these messages, oldest first
+--       7 1 if Redis knows of no pause for some of what is set aside: the next claim takes all of it back
+--       8 number of events among them to set aside instead, then these messages, oldest first
 --       then the number of rows that these touch, then for each its table and its name; those of a table that is paused
 --       itself (not a column of it) need not be held: until it is resumed, its events wait anyway, and then everything
 --       comes back
@@ -23,8 +24,8 @@ local function head_seq(entry)
   return entry and tonumber(entry:match('^%[(%d+),'))
 end
 
-local arg = 8
-for _ = 1, tonumber(ARGV[7]) do
+local arg = 9
+for _ = 1, tonumber(ARGV[8]) do
   redis.call('LPUSH', KEYS[3], ARGV[arg])
   arg = arg + 1
 end
@@ -72,6 +73,9 @@ else
   local shard = redis.call('HMGET', KEYS[2], 'settled', 'seq')
   local settled = math.max(tonumber(shard[1] or (shard[2] and -1 or 0)), tonumber(ARGV[6])) -- as in claim.lua
   redis.call('HSET', KEYS[2], 'seq', ARGV[4])
+  if ARGV[7] == '1' then
+    redis.call('HSET', KEYS[2], 'resume', 1)
+  end
   if settled >= 0 then
     redis.call('HSET', KEYS[2], 'settled', string.format('%.0f', settled))
   end
