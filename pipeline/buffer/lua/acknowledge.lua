@@ -19,6 +19,9 @@ if redis.call('HGET', KEYS[2], 'batch_id') ~= ARGV[1] or held ~= tonumber(ARGV[2
 end
 
 redis.call('HDEL', KEYS[2], 'error') -- frees something first: see claim.lua
+if ARGV[7] == '1' then
+  redis.call('HSET', KEYS[2], 'resume', 1) -- of no effect before the batch is gone: see claim.lua
+end
 
 local function head_seq(entry)
   return entry and tonumber(entry:match('^%[(%d+),'))
@@ -73,9 +76,6 @@ else
   local shard = redis.call('HMGET', KEYS[2], 'settled', 'seq')
   local settled = math.max(tonumber(shard[1] or (shard[2] and -1 or 0)), tonumber(ARGV[6])) -- as in claim.lua
   redis.call('HSET', KEYS[2], 'seq', ARGV[4])
-  if ARGV[7] == '1' then
-    redis.call('HSET', KEYS[2], 'resume', 1)
-  end
   if settled >= 0 then
     redis.call('HSET', KEYS[2], 'settled', string.format('%.0f', settled))
   end
