@@ -207,7 +207,8 @@ class ApplyFailed(StoreError):
 
     ``meaning`` is the value of a `pipeline.core.failure.Meaning`. ``contact`` that of a
     `pipeline.core.failure.Contact`.
-    ``event``: the id of the event that met the trouble, where that is known.
+    ``event``: the id of the event that met the trouble, where that is known. ``column``: what ``table`` does not have,
+    if it is only that.
     """
 
     def __init__(  # noqa: PLR0917
@@ -218,10 +219,12 @@ class ApplyFailed(StoreError):
         table: str | None = None,
         contact: str = "kept",
         event: str | None = None,
+        column: str | None = None,
     ) -> None:
         super().__init__(problem, sqlstate)
-        self.args = (problem, sqlstate, meaning, table, contact, event)
+        self.args = (problem, sqlstate, meaning, table, contact, event, column)
         self.meaning = meaning
         self.table = table
         self.contact = contact
         self.event = event
+        self.column = column

@@ -17,7 +17,7 @@ from pipeline.core.retry import delay
 from pipeline.core.turns import displaced_of, first_gap, turns_of
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
 from pipeline.errors import ApplyFailed
-from pipeline.pausing import PausedTables, set_aside
+from pipeline.pausing import PausedTables, rows_of, set_aside
 from pipeline.ports import (
     Applied,
     Batch,
@@ -140,7 +140,7 @@ class Flusher:
                 case Empty(paused):
                     if self._paused.probe(shard, paused):
                         continue
-                    why = "; ".join(f"{table.table} is paused: {table.error}" for table in paused)
+                    why = "; ".join(f"{table.name} is paused: {table.error}" for table in paused)
                     return msgspec.structs.replace(report, end=End.PAUSED if paused else End.EMPTY, error=why or None)
                 case Busy():
                     return _ended(report, End.BUSY)
@@ -209,8 +209,9 @@ class Flusher:
 
         entries = [self._entry(message) for message in claim.messages]
         turns = turns_of(entries, claim)
+        batch = self._batch(claim, entries, turns, verdict)
         try:
-            applied = self._store.apply(self._batch(claim, entries, turns, verdict), begin)
+            applied = self._store.apply(batch, begin)
         except _Suspected:
             log.warning("shard %d: a flusher died over batch %s, halving it", claim.shard, claim.id)
             self._buffer.halve(claim, suspected=True)
@@ -228,7 +229,9 @@ class Flusher:
             self._buffer.fail(claim, type(error).__name__, rest, begun=begun)
             raise
         self._tell(claim, entries, applied)
-        self._buffer.acknowledge(claim, _settled(claim, entries, applied), applied.seq)
+        # set aside before Redis went back in time, for a pause of which it knows nothing: nobody would resume that
+        unexplained = not applied.aside <= batch.aside
+        self._buffer.acknowledge(claim, _settled(claim, entries, applied), applied.seq, unexplained=unexplained)
         self._probe(Step.ACKNOWLEDGED)
         return msgspec.structs.replace(
             report,
@@ -255,10 +258,18 @@ class Flusher:
             final=claim.tries + 1 >= self._retry.attempts,
             failures=max(claim.begun, claim.failures),
             bury=verdict.reason if isinstance(verdict, Bury) else None,
-            aside=set_aside(entries, claim, turns),
+            aside=set_aside(entries, claim.paused, self._held(claim, entries), turns),
             paused=bool(claim.paused),
             turns=turns,
             displaced=displaced_of(entries, claim),
+        )
+
+    def _held(self, claim: Claimed, entries: Sequence[Event | Malformed]) -> frozenset[str]:
+        """The rows of ``entries`` on which something waits; as many rows as events are pending may be held (law L7)."""
+        if not claim.held:
+            return frozenset()
+        return self._buffer.held(
+            claim, {row for entry in entries if isinstance(entry, Event) for row in rows_of(entry)}
         )
 
     def _check_complete(self, claim: Claimed, entries: Sequence[Event | Malformed], turns: Sequence[int]) -> None:

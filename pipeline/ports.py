@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -149,8 +149,11 @@ class Buffer(Protocol):
         """Freeze the oldest pending events, or return the frozen batch; takes the lease for ``owner``."""
         ...
 
-    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int) -> bool:
-        """Drop the batch and trim the overlays; ``False`` if somebody else has done so. Not one step: resumable."""
+    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int, *, unexplained: bool = False) -> bool:
+        """Drop the batch and trim the overlays; ``False`` if somebody else has done so. Not one step: resumable.
+
+        ``unexplained``: Redis does not know why some of it is set aside. It is claimed again, before anything newer.
+        """
         ...
 
     def fail(
@@ -188,19 +191,26 @@ class Buffer(Protocol):
         """
         ...
 
-    def pause(self, shard: int, table: PausedTable, batch: Claimed | None = None) -> None:
-        """Pause a table, or put off its next probe; ``batch`` is the one that met the trouble, which stays frozen."""
+    def held(self, batch: Claimed, rows: Collection[str]) -> frozenset[str]:
+        """Those of ``rows`` (``table:identity``) whose earlier events are set aside.
+
+        Right as long as ``batch`` is frozen. Not those of a table that is paused itself: its events wait anyway.
+        """
         ...
 
-    def resume(self, shard: int, table: str, probes: int = 0) -> bool:
-        """Resume a table: what was set aside is claimed before anything newer. ``probes`` were in vain before.
+    def pause(self, shard: int, table: PausedTable, batch: Claimed | None = None) -> None:
+        """Pause a table or a column, or put off its next probe; ``batch`` met the trouble, and stays frozen."""
+        ...
+
+    def resume(self, shard: int, table: PausedTable) -> bool:
+        """Resume a table or a column: what was set aside is claimed before anything newer; ``probes`` are remembered.
 
         ``False``: not now. Either it is resumed already, or events are on their way that may rest on what waits.
         """
         ...
 
-    def probed(self, shard: int, table: str) -> int:
-        """How often a table was probed in vain before it was resumed, if that was lately; else 0."""
+    def probed(self, shard: int, table: str, column: str | None = None) -> int:
+        """How often a table or a column was probed in vain before it was resumed, if that was lately; else 0."""
         ...
 
     def release(self, shard: int, owner: str) -> None:
@@ -225,10 +235,10 @@ class Batch(msgspec.Struct, frozen=True):
 
     ``failures`` counts the tries before, also those that their flushers did not survive. ``bury`` is set when the batch
     is a single event that must not be tried again. ``aside`` are the positions of entries that must wait, because their
-    table is paused. While any table is ``paused``, a missing parent may be among what waits, so the table of the child
-    is paused as well. ``turns`` are the positions of all entries in the order in
-    which they take effect, if that is not their own. ``displaced`` are the positions of entries whose turn was over
-    before: they may have been applied, and if not, they must not undo what was.
+    table is paused or a column that they name. While anything is ``paused``, a missing parent may be among what waits,
+    so the table of the child is paused as well. ``turns`` are the positions of all entries in the order in which they
+    take effect, if that is not their own. ``displaced`` are the positions of entries whose turn was over before: they
+    may have been applied, and if not, they must not undo what was.
     """
 
     shard: int
@@ -249,7 +259,7 @@ class Applied(msgspec.Struct, frozen=True):
 
     ``seq`` is the shard's sequence number after it. ``dead`` are the positions (in ``Batch.entries``) of dead letters.
     ``skipped`` counts events that had been applied before (the acknowledgement was lost, or Redis went back in time).
-    ``aside`` are the positions of entries that were not applied because their table is paused.
+    ``aside`` are the positions of entries that were not applied because their table or a column is paused.
     """
 
     seq: int
@@ -301,6 +311,10 @@ class Store(Protocol):
 
         Raises `pipeline.errors.ApplyFailed` when that could not be found out.
         """
+        ...
+
+    def lacks(self, table: str, column: str) -> ApplyFailed | None:
+        """What is wrong if ``table`` does not have ``column`` now, or ``None``; raises as `probe` does."""
         ...
 
 

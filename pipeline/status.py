@@ -25,8 +25,8 @@ __all__ = [
 class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One shard as Redis knows it. Ages and waits are in seconds; ``None``: there is none.
 
-    ``pending`` counts ``frozen`` and ``parked`` events, too. ``parked`` events are set aside because of the tables in
-    ``paused`` (table → why).
+    ``pending`` counts ``frozen`` and ``parked`` events, too. ``parked`` events are set aside because of the tables and
+    columns in ``paused`` (``table`` or ``table.column`` → why).
     """
 
     shard: int
@@ -64,7 +64,7 @@ class BufferStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """All shards and their sums.
 
-    Not ``healthy``: a batch keeps failing, a table is paused, or PostgreSQL went back in time.
+    Not ``healthy``: a batch keeps failing, a table or column is paused, or PostgreSQL went back in time.
     """
 
     namespace: str
@@ -138,7 +138,7 @@ def _lane(state: ShardState, now_ms: float) -> LaneStatus:
         next_try=None if state.due_ms is None else round(max(0.0, state.due_ms - now_ms) / 1000, 3),
         error=state.error,
         parked=state.parked,
-        paused={table.table: table.error for table in state.paused},
+        paused={paused.name: paused.error for paused in state.paused},
     )
 
 

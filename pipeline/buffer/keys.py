@@ -10,11 +10,13 @@ key                                    type    what it holds
 ``pipeline.batch.{n}``                 list    the frozen batch, same order
 ``pipeline.shard.{n}``                 hash    counters of the shard and the state of the frozen batch
 ``pipeline.lease.{n}``                 string  the flusher at work; expires
-``pipeline.paused.{n}``                hash    paused table → when to probe it (Unix ms), ``|``, why (JSON)
-``pipeline.parked.{n}``                list    events set aside because their table is paused, same order
+``pipeline.paused.{n}``                hash    paused table or column → when to probe it (Unix ms), ``|``, why (JSON).
+                                               The field is the table; for a column, then NUL and the column
+``pipeline.parked.{n}``                list    events set aside because that is paused, same order
 ``pipeline.resumed.{n}``               list    events that were set aside and are taken before the queue, same order
-``pipeline.held.{n}``                  set     rows of other tables that events set aside touch: what follows waits, too
-``pipeline.probed.{n}``                hash    table that was resumed lately → how often it was probed in vain; expires
+``pipeline.held.{n}``                  set     rows that events set aside touch, unless their whole table is paused:
+                                               what follows waits, too
+``pipeline.probed.{n}``                hash    what was resumed lately (fields as above) → probes in vain; expires
 ``pipeline.overlay.{n}:<table>:<key>`` list    pending events of one row, oldest left: ``[seq, id, change]``
 ``pipeline.row.{n}:<table>:<key>``     hash    the cached row, column → JSON; complete or absent. Its tag is the field
                                                without a name: see below

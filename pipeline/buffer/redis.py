@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from redis.commands.core import Script
 
 from pipeline.buffer.connection import connect, translated
 from pipeline.buffer.keys import Keys
-from pipeline.buffer.replies import Why, parts, paused_tables, per_row, shard_state
+from pipeline.buffer.replies import Why, field_of, parts, paused_tables, per_row, shard_state
 from pipeline.buffer.writing import WANTED_AGAIN_MS
 from pipeline.config import Config
 from pipeline.errors import BufferUnavailable
@@ -36,6 +36,9 @@ _SCRIPTS: Final = (
 )  # fmt: skip
 
 _pack: Final = msgspec.msgpack.Encoder().encode
+
+_ROWS_PER_QUESTION: Final = 1000
+"""Rows that one command looks up: Redis is held for less than a millisecond."""
 
 _PROBED_MS: Final = 60_000
 """For so long at least it is remembered how often a table was probed in vain before it was resumed."""
@@ -64,20 +67,11 @@ class RedisBuffer:
         """See `pipeline.ports.Buffer.claim`."""
         names = self._keys.shards[shard]
         config = self._config
-        reply = self._run(
-            "claim",
-            [
-                names.events,
-                names.batch,
-                names.state,
-                names.lease,
-                names.paused,
-                names.parked,
-                names.resumed,
-                names.held,
-            ],
-            [owner, round(config.lease_seconds * 1000), config.batch_size, config.batch_bytes, str(uuid.uuid4())],
-        )
+        keys = [
+            names.events, names.batch, names.state, names.lease, names.paused, names.parked, names.resumed, names.held,
+        ]  # fmt: skip
+        args = [owner, round(config.lease_seconds * 1000), config.batch_size, config.batch_bytes, str(uuid.uuid4())]
+        reply = self._run("claim", keys, args)
         match reply:
             case [b"busy"]:
                 return Busy()
@@ -96,7 +90,7 @@ class RedisBuffer:
                     owner=owner,
                     tries=tries,
                     paused=paused_tables(paused),
-                    held=frozenset(row.decode() for row in held),
+                    held=held,
                     settled=None if settled < 0 else settled,
                     accepted=accepted,
                     resumed=source == b"resumed",
@@ -104,7 +98,7 @@ class RedisBuffer:
             case _:
                 raise BufferUnavailable(f"unexpected reply of the claim script: {reply!r:.200}")
 
-    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int) -> bool:
+    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int, *, unexplained: bool = False) -> bool:
         """See `pipeline.ports.Buffer.acknowledge`."""
         names = self._keys.shards[batch.shard]
         ttl_ms = round(self._config.cache_ttl_seconds * 1000)
@@ -114,7 +108,7 @@ class RedisBuffer:
         script = self._scripts["acknowledge"]
         for part in parts(events):
             keys = [names.batch, names.state, names.parked, names.held, names.paused]
-            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest]
+            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest, int(unexplained)]
             aside = sorted((event for event in part if event.aside is not None), key=lambda event: event.seq or 0)
             touched = {row for event in aside for row in event.rows}
             args += (len(aside), *(event.aside for event in aside), len(touched))
@@ -162,24 +156,34 @@ class RedisBuffer:
         kept: int = self._run("halve", [names.events, names.batch, names.state, names.resumed], args)
         return kept > 0
 
+    def held(self, batch: Claimed, rows: Collection[str]) -> frozenset[str]:
+        """See `pipeline.ports.Buffer.held`."""
+        names = list(rows)
+        pipe = self._redis.pipeline(transaction=False)
+        for start in range(0, len(names), _ROWS_PER_QUESTION):
+            pipe.smismember(self._keys.shards[batch.shard].held, names[start : start + _ROWS_PER_QUESTION])
+        with translated():
+            answers = [held for reply in pipe.execute() for held in reply]
+        return frozenset(row for row, held in zip(names, answers, strict=True) if held)
+
     def pause(self, shard: int, table: PausedTable, batch: Claimed | None = None) -> None:
         """See `pipeline.ports.Buffer.pause`."""
         names = self._keys.shards[shard]
         why = msgspec.json.encode(Why(table.error, table.sample, table.probes, table.waits))
-        args = [table.table, round(table.seconds * 1000), why, batch.id if batch else ""]
+        args = [field_of(table.table, table.column), round(table.seconds * 1000), why, batch.id if batch else ""]
         self._run("pause", [names.state, names.paused], args)
 
-    def resume(self, shard: int, table: str, probes: int = 0) -> bool:
+    def resume(self, shard: int, table: PausedTable) -> bool:
         """See `pipeline.ports.Buffer.resume`."""
         names = self._keys.shards[shard]
         keys = [names.state, names.paused, names.batch, names.resumed, names.probed]
         remember_ms = max(_PROBED_MS, round(_CAPS * self._config.retry.cap_seconds * 1000))
-        return bool(self._run("resume", keys, [table, probes, remember_ms]))
+        return bool(self._run("resume", keys, [field_of(table.table, table.column), table.probes, remember_ms]))
 
-    def probed(self, shard: int, table: str) -> int:
+    def probed(self, shard: int, table: str, column: str | None = None) -> int:
         """See `pipeline.ports.Buffer.probed`."""
         with translated():
-            return int(self._redis.hget(self._keys.shards[shard].probed, table) or 0)
+            return int(self._redis.hget(self._keys.shards[shard].probed, field_of(table, column)) or 0)
 
     def release(self, shard: int, owner: str) -> None:
         """See `pipeline.ports.Buffer.release`."""

@@ -11,14 +11,14 @@ import msgspec
 from pipeline.core.codec import accepted_ms
 from pipeline.ports import PausedTable, Settled, ShardState
 
-__all__ = ["Why", "parts", "paused_tables", "per_row", "shard_state"]
+__all__ = ["Why", "field_of", "parts", "paused_tables", "per_row", "shard_state"]
 
 _ROWS_PER_CALL: Final = 500
 """Rows that one acknowledge call settles: four commands each, so Redis is held for less than a millisecond."""
 
 
 class Why(msgspec.Struct, frozen=True):
-    """What the hash of paused tables says about one, besides when it is due."""
+    """What the hash of what is paused says about one field, besides when it is due."""
 
     error: str
     sample: bytes
@@ -31,13 +31,23 @@ def _due_and_why(value: bytes, now_ms: float) -> tuple[int, bytes]:
     return int(due) - int(now_ms), why
 
 
+_NO_NAME: Final = "\x00"
+"""What no table and no column has in its name."""
+
+
+def field_of(table: str, column: str | None) -> str:
+    """By what the hashes of paused and of probed things know a table, or one of its columns."""
+    return table if column is None else table + _NO_NAME + column
+
+
 def paused_tables(reply: Sequence[Any]) -> tuple[PausedTable, ...]:
-    """Paused tables out of a flat reply of table, milliseconds until it is due, and why."""
+    """Paused tables and columns out of a flat reply of field, milliseconds until it is due, and why."""
     tables = []
-    for table, milliseconds, encoded in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
+    for field, milliseconds, encoded in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
         why = msgspec.json.decode(encoded, type=Why)
+        table, _, column = field.decode().partition(_NO_NAME)
         seconds = milliseconds / 1000
-        tables.append(PausedTable(table.decode(), seconds, why.error, why.sample, why.probes, why.waits))
+        tables.append(PausedTable(table, seconds, why.error, why.sample, why.probes, why.waits, column or None))
     return tuple(tables)
 
 
@@ -98,6 +108,6 @@ def shard_state(shard: int, reply: list[Any]) -> ShardState:
         unreachable="unreachable" in state,
         parked=parked,
         paused=paused_tables(
-            [part for table, value in paused.items() for part in (table, *_due_and_why(value, now_ms))]
+            [part for field, value in paused.items() for part in (field, *_due_and_why(value, now_ms))]
         ),
     )

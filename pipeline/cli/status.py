@@ -55,12 +55,12 @@ def status(*, as_json: bool, watch: float | None) -> int:
 
     oldest_age and next_try are in seconds. A frozen batch is on its way to PostgreSQL: attempts says how often it has
     been taken, failures how often an error was recorded, next_try when it may be tried again. Parked events are set
-    aside, because their table cannot be written at all; they come back, in order, when it can.
+    aside, because their table cannot be written at all or lacks a column; they come back, in order, when it can.
 
     While PostgreSQL cannot be asked, what Redis knows is shown, without dead letters.
 
-    Ends with 1 if a batch keeps failing, a table is paused, PostgreSQL has gone back in time, or Redis or PostgreSQL
-    cannot be asked.
+    Ends with 1 if a batch keeps failing, a table or a column is paused, PostgreSQL has gone back in time, or Redis or
+    PostgreSQL cannot be asked.
     """
     with open_pipeline() as pipeline:
         if watch is None:
@@ -160,7 +160,7 @@ def _rows(found: Status | BufferStatus) -> list[list[Cell]]:
             one.failures,
             seconds(one.next_try),
             one.dead_letters if isinstance(one, ShardStatus) else None,
-            one.error or "; ".join(f"{table} is paused: {why}" for table, why in one.paused.items()) or None,
+            one.error or "; ".join(f"{name} is paused: {why}" for name, why in one.paused.items()) or None,
         ]
         for one in found.shards
     ]
@@ -183,8 +183,8 @@ def _ailments(found: Status | BufferStatus) -> str:
         if isinstance(one, ShardStatus) and one.store_gaps
     ]
     paused = [
-        f"table {table} is paused in shard {one.shard}, {one.parked} events are set aside ({why})"
+        f"{name} is paused in shard {one.shard}, {one.parked} events are set aside ({why})"
         for one in found.shards
-        for table, why in one.paused.items()
+        for name, why in one.paused.items()
     ]
     return "; ".join(failing + paused + lost)

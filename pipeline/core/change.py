@@ -12,10 +12,11 @@ The laws of a change, which the fold, the SQL and the cache script all keep:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final, TypeGuard
 from uuid import UUID
 from zlib import crc32
@@ -31,7 +32,9 @@ __all__ = [
     "canonical_table",
     "changes_of",
     "check_event_id",
+    "columns_of",
     "event_id",
+    "printable",
     "seal",
     "shard_of",
     "unseal",
@@ -79,6 +82,11 @@ class Event(msgspec.Struct, frozen=True):
     accepted_ms: int | None = None
     shard_by: str | None = None
     refused: str | None = None
+
+
+def columns_of(change: Change) -> Iterator[str]:
+    """Every column that ``change`` names; some may come twice."""
+    return chain(change.key, change.set, change.add, change.max, change.min, change.insert or ())
 
 
 def changes_of(arguments: Mapping[str, Any]) -> list[Change]:
@@ -205,6 +213,11 @@ def _check_name(name: object) -> None:
         raise InvalidEvent(f"a column name must be text, not {name!r:.80}")
     if len(name) > MAX_NAME_BYTES or (not name.isascii() and len(name.encode()) > MAX_NAME_BYTES):
         raise InvalidEvent(f"a column name of more than {MAX_NAME_BYTES} bytes, which no table has: {name!r:.80}")
+
+
+def printable(name: str) -> str:
+    """``name`` in one line of a log: a column may be called anything."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
 
 
 def _is_text(value: object) -> TypeGuard[str]:

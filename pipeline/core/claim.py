@@ -7,13 +7,18 @@ from enum import StrEnum
 
 import msgspec
 
+from pipeline.core.change import printable
+
 __all__ = ["Busy", "Claimed", "Cut", "Empty", "FailureKind", "PausedTable", "Resting", "Settled"]
 
 
 class PausedTable(msgspec.Struct, frozen=True):
     """A table that cannot be written at all now: its events are set aside, in order, and everything else flows.
 
-    ``error`` says why, ``sample`` is the message that met the trouble (what a probe tries again), ``probes`` counts how
+    With a ``column``, only that is missing in the table, and only the events that name it are set aside.
+
+    ``error`` says why, ``sample`` is the message that met the trouble (what a probe tries again; a column is looked up
+    instead), ``probes`` counts how
     often that was in vain; the next probe is due in ``seconds``. ``waits``: nothing is wrong with the table itself, but
     a row that its events need may be among what is set aside for another one.
     """
@@ -24,6 +29,12 @@ class PausedTable(msgspec.Struct, frozen=True):
     sample: bytes
     probes: int = 0
     waits: bool = False
+    column: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The table or ``table.column``, for people."""
+        return printable(self.table if self.column is None else f"{self.table}.{self.column}")
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -31,9 +42,9 @@ class Claimed(msgspec.Struct, frozen=True):
 
     Until it is acknowledged, every claim of the shard returns the same batch. ``begun`` counts how often a
     flusher has begun to write it under this id, ``failures`` how often an error was recorded, ``tries`` how many of
-    these were of a kind that is tried a bounded number of times. ``held`` are rows (``table:identity``) whose earlier
-    events are set aside. ``settled`` is the number (``seq``) up to which the shard's events have been settled or passed
-    over, ``None`` if that is not known; ``accepted`` the highest number given so far. ``resumed``:
+    these were of a kind that is tried a bounded number of times. ``held`` counts the rows whose earlier events are set
+    aside (`Buffer.held` says which). ``settled`` is the number (``seq``) up to which the shard's events have been
+    settled or passed over, ``None`` if that is not known; ``accepted`` the highest number given so far. ``resumed``:
     its events had been set aside, and so have been passed over before.
     """
 
@@ -46,7 +57,7 @@ class Claimed(msgspec.Struct, frozen=True):
     owner: str = ""
     tries: int = 0
     paused: Sequence[PausedTable] = ()
-    held: frozenset[str] = frozenset()
+    held: int = 0
     settled: int | None = None
     accepted: int = 0
     resumed: bool = False

@@ -350,12 +350,12 @@ def _judge_lane(lane: Lane, patience: float, limit: int) -> Iterator[Finding]:
             f"its frozen batch has failed {lane.failures} times ({lane.error}); it is tried again, nothing is lost",
             "mend what the error says",
         )
-    for table, why in lane.paused.items():
+    for name, why in lane.paused.items():
         yield Finding(
             check,
             Level.PROBLEM,
-            f"table {table} is paused, {lane.parked} events are set aside ({why})",
-            "mend the table or the grants; it resumes by itself",
+            f"{name} is paused, {lane.parked} events are set aside ({why})",
+            "mend the table, its columns or the grants; it resumes by itself",
         )
     if lane.oldest_age is not None and lane.oldest_age > patience and not lane.failures and not lane.paused:
         yield Finding(

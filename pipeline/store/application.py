@@ -14,7 +14,7 @@ from pipeline.core.failure import Meaning
 from pipeline.driving import run
 from pipeline.errors import ApplyFailed, NotMigrated
 from pipeline.ports import Applied, Batch
-from pipeline.store.bulk import Plan, Shape
+from pipeline.store.bulk import MissingColumn, Plan, Shape
 from pipeline.store.catalog import Catalog
 from pipeline.store.isolation import Finding, IsolatingWriter
 from pipeline.store.queries import BlockingQueries
@@ -135,6 +135,17 @@ class Application:
         self._connection.execute(_BEGIN)
         self._write(range(len(self._batch.entries)))
         self._connection.execute("ROLLBACK")
+
+    def look_up(self, table: str, column: str) -> None:
+        """Raise `ApplyFailed` unless ``table`` has ``column``."""
+        self._connection.execute(_BEGIN)
+        found = run(
+            Catalog().read(BlockingQueries(self._connection), table)
+        )  # not ours: it would not notice that it has changed
+        self._connection.execute("ROLLBACK")
+        if column not in found.columns:
+            problem = str(MissingColumn(found.name, column))
+            raise ApplyFailed(problem, "42703", Meaning.SYSTEMIC, table, column=column)
 
     @property
     def table(self) -> str | None:

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg import sql
 
+from pipeline.core.change import printable
 from pipeline.core.fold import Delete, Insert, Operation, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
@@ -202,7 +203,7 @@ class MissingColumn(Exception):
         self.column = column
 
     def __str__(self) -> str:
-        return f"table {self.table} has no column {self.column}"
+        return f"table {self.table} has no column {printable(self.column)}"
 
 
 def _column(table: Table, name: str) -> Column:

@@ -8,14 +8,14 @@ from typing import Any, Final, NamedTuple
 import psycopg
 
 from pipeline.core.blame import Lineup
-from pipeline.core.change import Change, Event
+from pipeline.core.change import Change, Event, columns_of
 from pipeline.core.failure import Meaning
 from pipeline.core.fold import fold
 from pipeline.core.isolate import isolate
 from pipeline.core.table import Table
 from pipeline.driving import run
 from pipeline.errors import ApplyFailed
-from pipeline.store.bulk import BulkWriter, Plan, Shape
+from pipeline.store.bulk import BulkWriter, MissingColumn, Plan, Shape
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import meaning_of, public_text, text_of_error
 from pipeline.store.queries import BlockingQueries
@@ -59,7 +59,7 @@ class IsolatingWriter:
         self._probe = probe
         self._looked_again = False
         self._tables: dict[int, Table] = {}
-        self._names: dict[int, str] = {}
+        self._oids: dict[str, int] = {}
         self._writer = BulkWriter(connection, self._tables, plans, stages)
         self._lineup = Lineup(())
         self.rows = 0
@@ -68,7 +68,8 @@ class IsolatingWriter:
     @property
     def table(self) -> str | None:
         """The table that was being written when something went wrong, as its changes spell it."""
-        return None if self._writer.at is None else self._names[self._writer.at.oid]
+        at = self._writer.at
+        return None if at is None else next(name for name, oid in reversed(self._oids.items()) if oid == at.oid)
 
     def make_room(self) -> None:
         """See `BulkWriter.make_room`."""
@@ -78,12 +79,24 @@ class IsolatingWriter:
         """Write ``events``, and return those that could not be written, in order, with what was wrong.
 
         Raises:
-            ApplyFailed: a table cannot be written at all (meaning: systemic).
+            ApplyFailed: a table cannot be written at all, or has no such column (meaning: systemic).
             psycopg.Error: something that is no event's fault.
         """
         self._lineup = Lineup(events)
-        found = run(isolate(events, self._attempt, self._alone))
-        return self._second_chances(found, events)
+        try:
+            found = run(isolate(events, self._attempt, self._alone))
+            return self._second_chances(found, events)
+        except MissingColumn as error:
+            table = self._spelling(error, events)
+            raise ApplyFailed(str(error), "42703", Meaning.SYSTEMIC, table, column=error.column) from error
+
+    def _spelling(self, error: MissingColumn, events: Sequence[Event]) -> str | None:
+        """The missing column's table, as a change spells it that names the column; two spellings may be in a batch."""
+        for change in (change for event in events for change in event.changes):
+            oid = self._oids.get(change.table)
+            if self._writer.at and oid == self._writer.at.oid and error.column in columns_of(change):
+                return change.table
+        return self.table
 
     def _second_chances(
         self, found: Sequence[tuple[Event, Finding]], events: Sequence[Event]
@@ -175,7 +188,7 @@ class IsolatingWriter:
         if table is None:
             table = run(self._catalog.read(BlockingQueries(self._connection), name))
         self._tables[table.oid] = table
-        self._names[table.oid] = name
+        self._oids[name] = table.oid
         return table
 
 

@@ -16,7 +16,7 @@ from pipeline.core.failure import Contact, Meaning
 from pipeline.errors import ApplyFailed
 from pipeline.ports import Applied, Batch, nothing
 from pipeline.store.application import Application
-from pipeline.store.bulk import MissingColumn, Plan, Shape
+from pipeline.store.bulk import Plan, Shape
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import meaning_of, public_text
 from pipeline.store.session import Sessions
@@ -57,13 +57,12 @@ class PostgresStore:
         """See `pipeline.ports.Store.probe`."""
         self._forget()
         batch = Batch(shard=-1, id="", seq=0, entries=[event], final=True, failures=0, paused=paused)
-        try:
-            self._run(batch, Application.rehearse)
-        except ApplyFailed as error:
-            if error.meaning == Meaning.SYSTEMIC:
-                return error
-            raise
-        return None
+        return _systemic(lambda: self._run(batch, Application.rehearse))
+
+    def lacks(self, table: str, column: str) -> ApplyFailed | None:
+        """See `pipeline.ports.Store.lacks`."""
+        empty = Batch(shard=-1, id="", seq=0, entries=[], final=True, failures=0)
+        return _systemic(lambda: self._run(empty, lambda application: application.look_up(table, column)))
 
     def reachable(self) -> bool:
         """See `pipeline.ports.Store.reachable`."""
@@ -93,16 +92,23 @@ class PostgresStore:
                         connection.close()  # a time limit of Celery, say, has ended the wait for a statement
                     elif status not in {TransactionStatus.IDLE, TransactionStatus.UNKNOWN}:
                         connection.rollback()
-        except MissingColumn as error:
-            raise ApplyFailed(
-                str(error), "42703", Meaning.SYSTEMIC, application.table if application else None
-            ) from error
         except (psycopg.Error, PoolTimeout) as error:
             raise _failure(error, application) from error
 
     def _forget(self) -> None:
         self._catalog.forget()
         self._plans.clear()
+
+
+def _systemic(attempt: Callable[[], None]) -> ApplyFailed | None:
+    """What is wrong with the schema or the grants, as far as ``attempt`` meets it; other errors are raised."""
+    try:
+        attempt()
+    except ApplyFailed as error:
+        if error.meaning == Meaning.SYSTEMIC:
+            return error
+        raise
+    return None
 
 
 def _failure(error: Exception, application: Application | None) -> ApplyFailed:

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from scripts.chaos_run.journal import now
 from scripts.chaos_run.processes import PROGRAMS, ROOT
 from scripts.chaos_run.redelivery import redeliver, restore
+from scripts.chaos_run.workload import LATE_COLUMN
 from scripts.chaos_run.world import World
 
 __all__ = ["NotDrained", "drain", "leftovers"]
@@ -39,8 +40,10 @@ class _Left(NamedTuple):
     unacknowledged: int
 
 
-def drain(world: World, seconds: float, check: Callable[[], None]) -> None:
+def drain(world: World, seconds: float, check: Callable[[], None], *, late: bool = False) -> None:
     """Return when nothing is pending; messages that died with a worker are delivered again.
+
+    ``late``: except events that wait for `LATE_COLUMN`, which nothing else may wait for.
 
     Raises:
         NotDrained: not in time.
@@ -53,7 +56,7 @@ def drain(world: World, seconds: float, check: Callable[[], None]) -> None:
         with suppress(RedisError, OSError), world.redis() as client:
             restore(client, Random(0))  # noqa: S311 - the order of what is left does not matter
         status = _status(world)
-        left = _left(world, status)
+        left = _left(world, status, late=late)
         if left is not None and not any(left):
             return
         if now() > until:
@@ -88,11 +91,19 @@ def _status(world: World) -> dict[str, Any]:
     return status
 
 
-def _left(world: World, status: dict[str, Any]) -> _Left | None:
+def _left(world: World, status: dict[str, Any], *, late: bool) -> _Left | None:
     if "pending" not in status:
         return None
     with world.redis() as client:
+        expected = _waiting(client) if late else 0
         ingress = client.llen(INGRESS)
         waiting = [json.loads(value) for value in client.hvals("unacked")]
     unacknowledged = sum(queue == INGRESS or queue.startswith(SHARD_QUEUE) for _, _, queue in waiting)
-    return _Left(status["pending"], status["parked"], ingress, unacknowledged)
+    return _Left(status["pending"] - expected, status["parked"] - expected, ingress, unacknowledged)
+
+
+def _waiting(client: Any) -> int:
+    """How many events are set aside that name the late column."""
+    name = f'"{LATE_COLUMN}\\":'.encode()
+    parked = (message for key in client.scan_iter("pipeline.parked.*") for message in client.lrange(key, 0, -1))
+    return sum(name in message for message in parked)

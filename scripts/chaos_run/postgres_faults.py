@@ -17,7 +17,18 @@ from scripts.chaos_run.world import World
 
 __all__ = ["POSTGRES_FAULTS", "PostgresFaults"]
 
-TABLES: Final = ("witness", "audit", "cell", "profile", "counter", "stock", "orders", "item")
+COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "witness": ("event_id",),
+    "audit": ("payload",),
+    "cell": ("tally", "ops", "last"),
+    "profile": ("note", "score", "amount", "hi", "lo"),
+    "counter": ("n", "hi", "lo"),
+    "stock": ("amount", "moves"),
+    "orders": ("total",),
+    "item": ("quantity",),
+}
+"""What events write, besides keys."""
+TABLES: Final = tuple(COLUMNS)
 
 TRIGGERS: Final = {
     "disk_full": "BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END",
@@ -104,6 +115,17 @@ class PostgresFaults(NetworkFaults):
         with self._trigger(turn, "serialization"):
             turn.last(0.3, 1.5)
 
+    def column_missing(self, turn: Turn) -> None:
+        """A column is not there, as when a deployment is ahead of its migration."""
+        table = turn.random.choice(TABLES)
+        column = turn.random.choice(COLUMNS[table])
+        turn.note(table=table, column=column)
+        self._rename(table, column, f"{column}_away")
+        try:
+            turn.last(0.3, 4.0)
+        finally:
+            self._rename(table, f"{column}_away", column)
+
     @contextmanager
     def _trigger(self, turn: Turn, name: str) -> Iterator[None]:
         table = turn.random.choice(TABLES)
@@ -115,6 +137,11 @@ class PostgresFaults(NetworkFaults):
         finally:
             with self._world.database() as connection:
                 connection.execute(sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(name), sql.Identifier(table)))
+
+    def _rename(self, table: str, column: str, name: str) -> None:
+        rename = sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}")
+        with self._world.database() as connection:
+            connection.execute(rename.format(*map(sql.Identifier, (table, column, name))))
 
     def _create(self, connection: psycopg.Connection[Any], name: str, table: str) -> None:
         function = sql.SQL("CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql AS {}").format(
@@ -138,6 +165,7 @@ POSTGRES_FAULTS: Final[Mapping[str, Callable[[PostgresFaults, Turn], None]]] = {
     "postgres_statement_timeout": PostgresFaults.statement_timeout,
     "postgres_disk_full": PostgresFaults.disk_full,
     "postgres_serialization": PostgresFaults.serialization,
+    "postgres_column_missing": PostgresFaults.column_missing,
     "postgres_cut": PostgresFaults.cut,
     "postgres_connections_broken": PostgresFaults.connections_broken,
     "postgres_deaf": PostgresFaults.deaf,

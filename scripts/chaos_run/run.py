@@ -178,6 +178,8 @@ class _Run:
 
     def _drain(self) -> str | None:
         try:
+            drain(self._world, self._options.drain_seconds, self._interrupts.check, late=True)
+            self._world.add_late_column()
             drain(self._world, self._options.drain_seconds, self._interrupts.check)
         except NotDrained as error:
             return str(error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-__all__ = ["CELL_EVENTS", "DELAY", "DOOR", "GROUP", "LANES", "MANY", "SINGLE", "Planned", "Workload"]
+__all__ = ["CELL_EVENTS", "DELAY", "DOOR", "GROUP", "LANES", "LATE_COLUMN", "MANY", "SINGLE", "Planned", "Workload"]
 
 LANES: Final = 16
 ROWS: Final = 4
@@ -22,6 +22,9 @@ POISON_SHARE: Final = 0.01
 DISK_SHARE: Final = 0.02
 """Such a write waits for the next fsync, which comes every second."""
 DELETE_SHARE: Final = 0.08
+LATE_SHARE: Final = 0.02
+LATE_COLUMN: Final = "later"
+"""A column of ``audit`` that is added when all is over. What names it waits until then, and nothing else does."""
 
 SINGLE, GROUP, MANY, DELAY = "single", "group", "many", "delay"
 """How an event is written: by itself, by write_group, by write_many, by a Celery client."""
@@ -139,7 +142,8 @@ class Workload:
 
     def _audit(self) -> Planned:
         event = self._id()
-        change = self._insert("audit", event_id=event, payload=self._text())
+        late = {LATE_COLUMN: self._count} if self._chance(LATE_SHARE) else {}
+        change = self._insert("audit", event_id=event, payload=self._text(), **late)
         poison = self._poison(change)
         return Planned(event, "audit", self._way(SINGLE), [change], poison=poison, disk=self._chance(DISK_SHARE))
 

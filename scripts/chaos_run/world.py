@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import psycopg
 import redis
+from psycopg import sql
 
 from pipeline import Config, Pipeline
 from pipeline.contrib.embedded import Postgres, Valkey
@@ -21,6 +22,7 @@ from scripts.chaos_run.journal import now
 from scripts.chaos_run.options import Options
 from scripts.chaos_run.processes import Place, Process, Producers, beat, worker
 from scripts.chaos_run.proxy import Proxy
+from scripts.chaos_run.workload import LATE_COLUMN
 
 __all__ = ["SETTINGS", "World"]
 
@@ -160,6 +162,11 @@ class World:
             client.config_set("maxmemory", 0)
         for process in [*self.celery, *self.producers.processes]:
             process.clock.jump_to(0.0)
+
+    def add_late_column(self) -> None:
+        """The migration that events have been waiting for."""
+        with self.database() as connection:
+            connection.execute(sql.SQL("ALTER TABLE audit ADD COLUMN {} int").format(sql.Identifier(LATE_COLUMN)))
 
     def stop(self, *, keep: bool) -> None:
         """End everything; delete the directory, or keep it."""

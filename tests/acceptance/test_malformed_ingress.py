@@ -13,6 +13,7 @@ import pytest
 import redis
 from celery import Celery
 from celery.canvas import signature
+from psycopg import sql
 from pytest_celery import CeleryTestNode, CeleryTestWorker
 
 from pipeline import Config, Pipeline
@@ -31,7 +32,7 @@ numbers = itertools.count(1000)
 @pytest.fixture(scope="module")
 def environment(redis_url: str, database_url: str) -> dict[str, str]:
     urls = {"PIPELINE_REDIS_URL": redis_url, "PIPELINE_DATABASE_URL": database_url}
-    return {**urls, "PIPELINE_FLUSH_INTERVAL": "0.1"}
+    return {**urls, "PIPELINE_FLUSH_INTERVAL": "0.1", "PIPELINE_RETRY_CAP": "0.5"}
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,32 @@ def test_an_odd_message_that_is_an_event_is_applied_once(
     wait_until(lambda: views(database, page) is not None, "the row")
     goes_on()
     assert views(database, page) == 1
+
+
+@pytest.mark.parametrize("column", ["missing", 'x"); DROP TABLE page_views; --', "two\nlines"])
+def test_an_event_with_a_column_that_does_not_exist_waits_and_nothing_behind_it_does(
+    column: str, client: Celery, database: psycopg.Connection, pipeline: Pipeline, goes_on: Callable[[], None]
+) -> None:
+    dead = pipeline.dead_letters.extent().count
+    first, *others = (next(numbers) for _ in range(51))
+
+    def send(page: int, **parts: Any) -> None:
+        change = {"table": "page_views", "key": {"page_id": page}, "add": {"views": 1}, "shard_by": "one"}
+        client.send_task(TASK, kwargs={**change, **parts}, queue="pipeline")
+
+    send(first, set={column: "x"})
+    wait_until(lambda: any(shard.paused for shard in pipeline.status().shards), "the pause")
+    for page in others:
+        send(page)
+    send(first)
+    wait_until(lambda: all(views(database, page) == 1 for page in others), "the events behind it")
+    goes_on()
+    wait_until(lambda: sum(shard.parked for shard in pipeline.status().shards) == 2, "its row's next event beside it")
+    assert views(database, first) is None
+    database.execute(sql.SQL("ALTER TABLE page_views ADD COLUMN {} text").format(sql.Identifier(column)))
+    wait_until(lambda: views(database, first) == 2, "both events of the row")
+    assert pipeline.status().healthy
+    assert pipeline.dead_letters.extent().count == dead
 
 
 def test_options_of_a_client_do_no_harm(

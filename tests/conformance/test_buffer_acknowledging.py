@@ -137,7 +137,7 @@ def begin_to_acknowledge(client: Any, claim: Claimed, done: int) -> None:
         )
         assert event.seq is not None
         numbers += (1, event.seq, 0)
-    args = [claim.id, len(claim.messages), done, 1, 1000, done, 0, 0, msgspec.msgpack.encode(numbers)]
+    args = [claim.id, len(claim.messages), done, 1, 1000, done, 0, 0, 0, msgspec.msgpack.encode(numbers)]
     assert client.eval(script, len(keys), *keys, *args) == len(claim.messages) - done
 
 

@@ -232,8 +232,8 @@ def test_a_half_of_what_was_set_aside_goes_back_before_what_came_later(make_buff
             for event, message in zip(settled(claim), claim.messages, strict=True)
         ]
         assert buffer.acknowledge(claim, aside, claim.seq)
-    buffer.pause(0, PausedTable("views", 0, "gone", b"{}"))
-    buffer.resume(0, "views")
+    buffer.pause(0, paused := PausedTable("views", 0, "gone", b"{}"))
+    buffer.resume(0, paused)
     accept(buffer, "g")
     seen = []
     while isinstance(found := buffer.claim(0, "me"), Claimed):

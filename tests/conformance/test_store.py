@@ -199,3 +199,29 @@ def test_when_the_database_went_back_in_time_it_is_said_and_counted(
     assert "the 3 batches between" in (applied.warning or "")
     assert database.execute("SELECT seq, store_gaps FROM pipeline.shard").fetchone() == (5, 1)
     assert store.apply(batch_of([event("c")], 6)).warning is None
+
+
+# --- looking up a column
+
+
+def test_a_column_is_missed_until_it_is_there(make_store: MakeStore, database: psycopg.Connection[Any]) -> None:
+    store = make_store()
+    missed = store.lacks("views", "extra")
+    assert missed is not None
+    assert (missed.sqlstate, missed.table, missed.column, missed.event) == ("42703", "views", "extra", None)
+    assert store.lacks("views", "note") is None
+    database.execute("ALTER TABLE views ADD COLUMN extra int")
+    assert store.lacks("views", "extra") is None
+
+
+def test_a_column_is_missed_with_its_table(make_store: MakeStore) -> None:
+    missed = make_store().lacks("nowhere", "extra")
+    assert missed is not None
+    assert (missed.sqlstate, missed.column) == ("42P01", None)
+
+
+def test_an_event_with_a_missing_column_is_refused_with_the_names_that_it_gives(make_store: MakeStore) -> None:
+    good, bad = event("a", count(1)), event("b", Change("public.views", {"page": 2}, {"extra": 1}))
+    with pytest.raises(ApplyFailed) as caught:
+        make_store().apply(batch_of([good, bad, good], 1))
+    assert (caught.value.table, caught.value.column) == ("public.views", "extra")

@@ -28,6 +28,9 @@ COLUMNS: Final[Mapping[str, Mapping[str, Any]]] = {
     "parent": {"name": None},
     "child": {"parent": None, "note": None},
 }
+AWAY: Final = "_away"
+"""Ends the name of a table or a column while it is taken away."""
+
 ALWAYS_THERE: Final = 1
 """A parent that is never written nor deleted."""
 
@@ -258,20 +261,25 @@ SELECT (SELECT json_agg(json_build_array(seq, event_ids) ORDER BY seq) FROM pipe
 
 
 def look(scene: Scene, names: Mapping[str, str]) -> Sight:
-    """Look at everything; ``names`` says what the tables are called now."""
+    """Look at everything; ``names`` says what the tables are called now. A column that is away ends with `AWAY`."""
     pending, overlays, expected = _look_into_redis(scene)
     tables = ",".join(f"(SELECT json_agg(t) FROM {names[table]} t)" for table in TABLES)
     batches, letters, gaps, *found = scene.sql(_LOOK.format(tables=tables))[0]
     rows: dict[str, Any] = {}
     for table, content in zip(TABLES, found, strict=True):
         if table == "log":
-            rows[table] = Counter(row["what"] for row in content or ())
+            rows[table] = Counter(row["what"] for row in _at_home(content))
         else:
-            rows[table] = {row.pop("id"): row for row in content or ()}
+            rows[table] = {row.pop("id"): row for row in _at_home(content)}
     return Sight(
         pending, overlays, expected, [tuple(one) for one in batches or ()],
         [Letter(*one) for one in letters or ()], int(gaps or 0), rows,
     )  # fmt: skip
+
+
+def _at_home(content: Sequence[Mapping[str, Any]] | None) -> Iterator[dict[str, Any]]:
+    for row in content or ():
+        yield {column.removesuffix(AWAY): value for column, value in row.items()}
 
 
 def _look_into_redis(scene: Scene) -> tuple[list[str], dict[str, list[str]], dict[str, list[str]]]:

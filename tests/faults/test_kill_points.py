@@ -111,19 +111,71 @@ def test_a_failure_that_was_just_recorded_is_tried_again(scene: Scene) -> None:
     check(scene, pipeline)
 
 
+PAUSING_STEPS = ((Step.PAUSED, 1), (Step.COMMITTED, 1), (Step.COMMITTED, 2), (Step.ACKNOWLEDGED, 1))
+
+
 @pytest.mark.parametrize(
-    ("step", "times"), [(Step.PAUSED, 1), (Step.COMMITTED, 1), (Step.COMMITTED, 2), (Step.ACKNOWLEDGED, 1)]
+    ("breakage", "repair"),
+    [
+        ("ALTER TABLE log RENAME TO journal", "ALTER TABLE journal RENAME TO log"),
+        ("ALTER TABLE log RENAME COLUMN what TO which", "ALTER TABLE log RENAME COLUMN which TO what"),
+    ],
+    ids=["table", "column"],
 )
-def test_what_is_set_aside_while_workers_die_is_applied_once(scene: Scene, step: Step, times: int) -> None:
+@pytest.mark.parametrize(("step", "times"), PAUSING_STEPS)
+def test_what_is_set_aside_while_workers_die_is_applied_once(
+    scene: Scene, step: Step, times: int, breakage: str, repair: str
+) -> None:
     pipeline = prepare(scene)
-    scene.sql("ALTER TABLE log RENAME TO journal")
+    scene.sql(breakage)
     assert in_child(scene.config(**SETTINGS), die_at(step, times), flush_once) == KILLED
     flush_once(pipeline)
-    scene.sql("ALTER TABLE journal RENAME TO log")
+    scene.sql(repair)
     assert in_child(scene.config(**SETTINGS), die_at(Step.RESUMED), drain) == KILLED
     assert in_child(scene.config(**SETTINGS), die_at(Step.COMMITTED), drain) == KILLED
     drain(pipeline)
     check(scene, pipeline)
+
+
+RESUMING_STEPS = ((Step.RESUMED, 1), (Step.CLAIMED, 1), (Step.COMMITTED, 1), (Step.COMMITTED, 2))
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(PAUSING_STEPS, RESUMING_STEPS)))
+def test_what_waits_for_a_column_while_workers_die_is_applied_once_and_in_order(
+    scene: Scene, first: tuple[Step, int], second: tuple[Step, int]
+) -> None:
+    """Every third event of a row waits, and so what follows on its row; one row in seven has none that does."""
+    scene.sql("CREATE TABLE counter (id int PRIMARY KEY, n bigint NOT NULL DEFAULT 0)")
+    scene.sql("CREATE TABLE seen (place bigint GENERATED ALWAYS AS IDENTITY, id int, n bigint)")
+    scene.sql(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN INSERT INTO public.seen (id, n) VALUES (NEW.id, NEW.n); RETURN NULL; END $$"
+    )
+    scene.sql("CREATE TRIGGER note AFTER INSERT OR UPDATE ON counter FOR EACH ROW EXECUTE FUNCTION note()")
+    settings = {**SETTINGS, "batch_size": 10}
+    pipeline = scene.pipeline(**settings)
+    for n in range(EVENTS):
+        later = {"later": n} if n % 3 == 2 and n % 7 else {}
+        pipeline.write("counter", {"id": n % 7}, add={"n": n + 1}, set=later)
+    assert in_child(scene.config(**settings), die_at(*first), flush_once) == KILLED
+    flush_once(pipeline)
+    assert scene.sql("SELECT n FROM counter WHERE id = 0") == [(sum(n + 1 for n in range(0, EVENTS, 7)),)]
+    assert list(pipeline.status().shards[0].paused) == ["counter.later"]
+    scene.sql("ALTER TABLE counter ADD COLUMN later int")
+    assert in_child(scene.config(**settings), die_at(*second), drain) == KILLED
+    drain(pipeline)
+    lasts = {id_: max(n for n in range(EVENTS) if n % 7 == id_ and n % 3 == 2) for id_ in range(1, 7)}
+    sums = {id_: sum(n + 1 for n in range(id_, EVENTS, 7)) for id_ in range(7)}
+    rows = scene.sql("SELECT id, n, later FROM counter ORDER BY id")
+    assert rows == [(id_, sums[id_], lasts.get(id_)) for id_ in range(7)]
+    for id_ in range(7):
+        partial = {0, *itertools.accumulate(n + 1 for n in range(id_, EVENTS, 7))}
+        seen = [int(n) for (n,) in scene.sql("SELECT n FROM seen WHERE id = %s ORDER BY place", id_)]
+        assert seen == sorted(set(seen)), "every state of a row is the sum of its first events, and none comes twice"
+        assert partial.issuperset(seen)
+    assert dead(pipeline) == []
+    assert pipeline.status().pending == 0
+    assert scene.redis.keys("pipeline.overlay.*") == scene.redis.keys("pipeline.held.*") == []
 
 
 @pytest.mark.parametrize("step", [Step.WRITING, Step.WRITTEN])

@@ -90,6 +90,28 @@ def test_what_is_set_aside_by_a_batch_of_a_redis_that_knows_of_no_pause_comes_ba
     assert scene.sql("SELECT n, missing FROM page") == [(1, 2)]
 
 
+def test_what_is_set_aside_by_a_batch_of_a_redis_that_knows_of_another_pause_only_does_not_wait_for_that(
+    scene: Scene,
+) -> None:
+    pipeline = scene.pipeline(**SETTINGS)
+    scene.sql("CREATE TABLE page (id int PRIMARY KEY, n int)")
+    pipeline.write("page", {"id": 1}, set={"typo": 1})
+    assert pipeline.flush_shard(0).end is End.PAUSED
+    pipeline.write("page", {"id": 2}, set={"n": 1, "missing": 1})
+    pipeline.write("page", {"id": 2}, add={"n": 1})
+    assert in_child(scene.config(**SETTINGS), die_at(Step.CLAIMED), drain) == KILLED
+    state = snapshot(scene.redis)
+    scene.redis.delete(scene.keys.lease)
+    assert pipeline.flush_shard(0).end is End.PAUSED
+    restore(scene.redis, state)
+    scene.redis.delete(scene.keys.lease)
+    scene.sql("ALTER TABLE page ADD COLUMN missing int")
+    pipeline.flush_shard(0)
+    assert list(pipeline.status().shards[0].paused) == ["page.typo"]
+    assert scene.sql("SELECT id, n, missing FROM page") == [(2, 2, 1)]
+    assert pipeline.status().pending == 1
+
+
 def test_a_child_is_no_dead_letter_when_its_parent_is_resumed_in_the_middle_of_its_batch(
     scene: Scene, family: Pipeline
 ) -> None:

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from pipeline import Change, Pipeline
 from pipeline.telemetry import Step
-from tests.faults.model import ALWAYS_THERE, SCHEMA, TABLES, Model, Timeline, look
+from tests.faults.model import ALWAYS_THERE, AWAY, SCHEMA, TABLES, Model, Timeline, look
 from tests.faults.puppet import Puppet
 from tests.integration.scene import Scene, restore, snapshot
 
@@ -36,6 +36,8 @@ SETTINGS = {
 }
 FLUSHES_TO_DRAIN = 200
 MOST_SAVED = 8
+LOOSE = [("counter", "n"), ("child", "note"), ("log", "what")]
+"""Columns that may be taken away."""
 
 ids = st.integers(1, 3)
 parents = st.integers(ALWAYS_THERE, 3)
@@ -113,6 +115,7 @@ class Machine(RuleBasedStateMachine):
         self.writer = Pipeline(self.config)
         self.puppets = {name: Puppet(scene, self.config) for name in ("a", "b")}
         self.names = {table: table for table in TABLES}
+        self.columns_away: set[tuple[str, str]] = set()
         self.model = Model()
         self.saved: deque[tuple[list[tuple[bytes, bytes]], Timeline]] = deque(maxlen=MOST_SAVED)
 
@@ -193,9 +196,20 @@ class Machine(RuleBasedStateMachine):
     @rule(table=st.sampled_from(TABLES))
     def take_a_table_away_or_bring_it_back(self, table: str) -> None:
         if not any(puppet.in_transaction for puppet in self.puppets.values()):  # it would wait for them
-            away = f"{table}_away" if self.names[table] == table else table
+            away = table + AWAY if self.names[table] == table else table
             self.scene.sql(f"ALTER TABLE {self.names[table]} RENAME TO {away}")
             self.names[table] = away
+
+    @rule(place=st.sampled_from(LOOSE))
+    def take_a_column_away_or_bring_it_back(self, place: tuple[str, str]) -> None:
+        if not any(puppet.in_transaction for puppet in self.puppets.values()):
+            self._move_column(place)
+
+    def _move_column(self, place: tuple[str, str]) -> None:
+        table, column = place
+        here, there = (column + AWAY, column) if place in self.columns_away else (column, column + AWAY)
+        self.scene.sql(f"ALTER TABLE {self.names[table]} RENAME COLUMN {here} TO {there}")
+        self.columns_away ^= {place}
 
     @rule()
     def prune_the_ledger(self) -> None:
@@ -219,19 +233,22 @@ class Machine(RuleBasedStateMachine):
         finally:
             for puppet in self.puppets.values():
                 puppet.kill()
-            for table, name in self.names.items():
-                if name != table:
-                    self.scene.sql(f"ALTER TABLE {name} RENAME TO {table}")
+            self._bring_everything_back()
             self.writer.close()
+
+    def _bring_everything_back(self) -> None:
+        for place in list(self.columns_away):
+            self._move_column(place)
+        for table, name in self.names.items():
+            if name != table:
+                self.scene.sql(f"ALTER TABLE {name} RENAME TO {table}")
+                self.names[table] = table
 
     def _drain(self) -> None:
         for puppet in self.puppets.values():
             if puppet.at is not None:
                 puppet.finish()
-        for table, name in self.names.items():
-            if name != table:
-                self.scene.sql(f"ALTER TABLE {name} RENAME TO {table}")
-                self.names[table] = table
+        self._bring_everything_back()
         self.expire_the_lease()
         for _ in range(FLUSHES_TO_DRAIN):
             if not self.writer.shards_to_flush() and not self.writer.status().pending:

@@ -161,7 +161,7 @@ def test_a_paused_table_is_told_with_the_reason(scene: Scene) -> None:
     pipeline.flush_shard(0)
     paused = found(pipeline, "shard 0")
     assert paused.level is Level.PROBLEM
-    assert "table page is paused, 1 events are set aside (there is no table page" in paused.message
+    assert "page is paused, 1 events are set aside (there is no table page" in paused.message
 
 
 def test_a_batch_that_keeps_failing_is_first_a_warning_and_then_a_problem(scene: Scene) -> None:

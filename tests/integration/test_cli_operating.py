@@ -200,7 +200,7 @@ def test_a_paused_table_is_unhealthy_and_status_says_why(cli: CommandLine, scene
 
     ended = cli("status")
     assert ended.code == 1
-    assert "table no_such_table is paused" in ended.message
+    assert "no_such_table is paused" in ended.message
     shard, total = ended.rows
     assert (shard["parked"], shard["frozen"], shard["failures"]) == ("1", "0", "0")
     assert "no_such_table" in shard["error"]

@@ -15,7 +15,7 @@ from scripts.chaos_run.evidence import Evidence
 from scripts.chaos_run.history import Fate, History, Loss
 from scripts.chaos_run.model import digits
 from scripts.chaos_run.options import parse
-from scripts.chaos_run.workload import CELL_EVENTS, DELAY, DOOR, GROUP, MANY, Planned, Workload
+from scripts.chaos_run.workload import CELL_EVENTS, DELAY, DOOR, GROUP, LATE_COLUMN, MANY, Planned, Workload
 
 PROFILE = {"note": "new", "score": 0, "amount": Decimal(0), "hi": None, "lo": None}
 NOTHING = Evidence(Counter(), Counter(), 0, {}, {}, {}, {}, {}, {})
@@ -308,6 +308,8 @@ def test_the_workload_has_every_kind_and_way_and_poison() -> None:
     assert {event.kind for event in events} == kinds
     assert {event.via for event in events} == {"single", "group", "many", "delay"}
     assert {event.poison for event in events} == {None, "not null", "check", "type", "too long", DOOR}
+    late = [event for event in events if LATE_COLUMN in event.changes[0].get("insert", {})]
+    assert {event.kind for event in late} == {"audit"}, "no row of another event waits for it"
     poisoned = sum(event.poison is not None for event in events)
     assert 0.003 < poisoned / len(events) < 0.02
 

@@ -22,7 +22,7 @@ MADE: dict[str, PipelineError] = {
     "StoreError": errors.StoreError("a problem", "42601"),
     "StoreUnavailable": errors.StoreUnavailable("away", "57P03", answered=True),
     "NotMigrated": errors.NotMigrated("run it", "3F000"),
-    "ApplyFailed": errors.ApplyFailed("a problem", "23505", "poison", "t", "lost", "an event"),
+    "ApplyFailed": errors.ApplyFailed("a problem", "23505", "poison", "t", "lost", "an event", "a"),
 }
 
 

@@ -4,9 +4,11 @@
 -- KEYS  1 batch list   2 shard hash   3 parked list   4 held set   5 paused hash   then per row: overlay list, row hash
 -- ARGV  1 batch id   2 events that the batch holds now   3 events to drop   4 the shard's seq when the batch is done
 --       5 time to live of a clean cached row in milliseconds   6 number of the last event of the batch, 0 if none has one
---       7 number of events among them to set aside instead, then these messages, oldest first
+--       7 1 if Redis knows of no pause for some of what is set aside: the next claim takes all of it back
+--       8 number of events among them to set aside instead, then these messages, oldest first
 --       then the number of rows that these touch, then for each its table and its name; those of a table that is paused
---       itself need not be held: until it is resumed, its events wait anyway, and then everything comes back
+--       itself (not a column of it) need not be held: until it is resumed, its events wait anyway, and then everything
+--       comes back
 --       then, packed by MessagePack, one flat array with three numbers per row: overlay entries to drop, seq of the last
 --       of them, 1 if the cached row is not what PostgreSQL has now (an event of it is dead, or had no overlay)
 -- Returns the number of events left in the batch, or -1 if the batch is not in that state (somebody else was here).
@@ -17,13 +19,16 @@ if redis.call('HGET', KEYS[2], 'batch_id') ~= ARGV[1] or held ~= tonumber(ARGV[2
 end
 
 redis.call('HDEL', KEYS[2], 'error') -- frees something first: see claim.lua
+if ARGV[7] == '1' then
+  redis.call('HSET', KEYS[2], 'resume', 1) -- of no effect before the batch is gone: see claim.lua
+end
 
 local function head_seq(entry)
   return entry and tonumber(entry:match('^%[(%d+),'))
 end
 
-local arg = 8
-for _ = 1, tonumber(ARGV[7]) do
+local arg = 9
+for _ = 1, tonumber(ARGV[8]) do
   redis.call('LPUSH', KEYS[3], ARGV[arg])
   arg = arg + 1
 end

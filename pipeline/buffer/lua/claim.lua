@@ -4,7 +4,7 @@
 -- ARGV  1 owner   2 lease in milliseconds   3 most events   4 most bytes   5 id for a new batch
 -- Returns {'busy'} | {'resting', milliseconds} | {'empty', paused}
 --         | {'batch', id, seq, begun, failures, tries, paused, held, settled, accepted, source, message, message, …}
---         paused: {table, milliseconds until it is to be probed, why, …}; held: rows whose events are set aside;
+--         paused: {field, milliseconds until it is to be probed, why, …}; held: how many rows have events set aside;
 --         settled: number of the last event that was settled, -1 if unknown; source: where the batch came from, 'events' or
 --         'resumed'; messages oldest first.
 
@@ -46,7 +46,7 @@ if frozen > 0 then
   end
 else
   -- What was set aside comes back before anything newer: first what is on its way back already, then the rest. Without a
-  -- paused table nobody else would ask for it; it was set aside by a batch of a Redis that has gone back in time.
+  -- pause nobody else would ask for it; it was set aside by a batch of a Redis that has gone back in time.
   if (#paused == 0 or redis.call('HGET', KEYS[3], 'resume')) and redis.call('EXISTS', KEYS[7]) == 0 then
     if redis.call('EXISTS', KEYS[6]) == 1 then
       redis.call('RENAME', KEYS[6], KEYS[7])
@@ -99,7 +99,7 @@ else
   reply[2], reply[3], reply[4], reply[5], reply[6] = ARGV[5], seq, begun, 0, 0
 end
 reply[7] = paused
-reply[8] = redis.call('SMEMBERS', KEYS[8])
+reply[8] = redis.call('SCARD', KEYS[8])
 local shard = redis.call('HMGET', KEYS[3], 'settled', 'accepted', 'seq', 'source')
 reply[9] = tonumber(shard[1] or (shard[3] and -1 or 0))
 reply[10] = tonumber(shard[2] or 0)

@@ -1,8 +1,8 @@
--- Pause a table of a shard, or put off its next probe. The batch that met the trouble stays frozen; that it was begun
+-- Pause a table of a shard or a column of one, or put off its next probe. The batch that met the trouble stays frozen; that it was begun
 -- does not count.
 --
 -- KEYS  1 shard hash   2 paused hash
--- ARGV  1 table   2 milliseconds until it is probed   3 why (JSON)   4 id of the batch, '' for none
+-- ARGV  1 field (see keys.py)   2 milliseconds until it is probed   3 why (JSON)   4 id of the batch, '' for none
 -- Returns 1, or 0 if the batch is not frozen any more.
 
 if ARGV[4] ~= '' then

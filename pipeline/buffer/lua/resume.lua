@@ -1,7 +1,7 @@
--- Resume a table of a shard: the next claim takes what was set aside before anything newer.
+-- Resume a table of a shard or a column of one: the next claim takes what was set aside before anything newer.
 --
 -- KEYS  1 shard hash   2 paused hash   3 batch list   4 resumed list   5 probed hash
--- ARGV  1 table   2 how often it was probed in vain   3 milliseconds for which that is remembered
+-- ARGV  1 field (see keys.py)   2 how often it was probed in vain   3 milliseconds for which that is remembered
 -- Returns 1, or 0 if it was not paused, a batch is frozen or something is on its way back already: an event of these may
 -- miss a parent that is set aside, and must be tried while that is known to wait.
 
