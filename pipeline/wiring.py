@@ -21,6 +21,7 @@ from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.buffer.rows import RedisRows
 from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
+from pipeline.core.drain import drain_seconds
 from pipeline.core.health import Facts, Finding, Lane, diagnose
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
@@ -51,7 +52,8 @@ class ShardStatus(msgspec.Struct, frozen=True):
     """One shard as ``pipeline status`` shows it. Ages and waits are in seconds; ``None``: there is none.
 
     ``pending`` counts ``frozen`` and ``parked`` events, too. ``parked`` events are set aside because of the tables in
-    ``paused`` (table → why).
+    ``paused`` (table → why). ``per_second`` is how many events were drained lately, ``drain_seconds`` how long the
+    pending ones will take at that rate, if no more come (see `pipeline.core.drain`).
     """
 
     shard: int
@@ -68,6 +70,8 @@ class ShardStatus(msgspec.Struct, frozen=True):
     store_gaps: int
     parked: int
     paused: dict[str, str]
+    per_second: float | None
+    drain_seconds: float | None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -371,9 +375,10 @@ def _lane(status: ShardStatus) -> Lane:
 
 def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) -> ShardStatus:
     oldest = state.oldest_ms
+    pending = state.queued + state.frozen + state.parked
     return ShardStatus(
         shard=state.shard,
-        pending=state.queued + state.frozen + state.parked,
+        pending=pending,
         frozen=state.frozen,
         oldest_age=None if oldest is None else round(max(0.0, now_ms - oldest) / 1000, 3),
         attempts=state.begun,
@@ -386,4 +391,6 @@ def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) 
         store_gaps=ledger.store_gaps if ledger else 0,
         parked=state.parked,
         paused={table.table: table.error for table in state.paused},
+        per_second=state.per_second,
+        drain_seconds=drain_seconds(pending, state.per_second),
     )

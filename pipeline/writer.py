@@ -301,7 +301,7 @@ def _settle(session: Session, wanted: Durability, receipts: Sequence[object], ca
 def _with_receipts(error: PipelineError, receipts: Sequence[Receipt | None]) -> PipelineError:
     if isinstance(error, PipelineFull):
         accepted = sum(receipt is not None for receipt in receipts)
-        error = PipelineFull(error.shard, error.pending, error.limit, accepted)
+        error = PipelineFull(error.shard, error.pending, error.limit, accepted, error.drain_seconds)
     error.receipts = receipts
     return error
 

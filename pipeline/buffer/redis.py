@@ -16,9 +16,10 @@ from redis.exceptions import NoScriptError
 from pipeline.buffer.connection import connect, translated
 from pipeline.buffer.durable import Command, Line, Send, Session, line_of
 from pipeline.buffer.keys import Keys
-from pipeline.buffer.replies import Why, parts, paused_tables, per_row, shard_state
+from pipeline.buffer.replies import Why, parts, paused_tables, per_row, refusal, shard_state
 from pipeline.config import Config, Durability
 from pipeline.core.codec import flush_message
+from pipeline.core.drain import TAU_SECONDS
 from pipeline.errors import BufferUnavailable, PipelineError, PipelineFull, TopologyMismatch
 from pipeline.ports import (
     Busy,
@@ -54,6 +55,8 @@ _PROBED_MS: Final = 60_000
 
 _CAPS: Final = 10
 """And for so many of the longest rests: who resumes it wrongly again and again must not lose count."""
+
+_TAU_MS: Final = round(TAU_SECONDS * 1000)
 
 
 class RedisBuffer:
@@ -173,9 +176,9 @@ class RedisBuffer:
                 args.append(change.json)
         return keys, args
 
-    def _written(self, shard: int, reply: list[int]) -> list[Written]:
+    def _written(self, shard: int, reply: list[Any]) -> list[Written]:
         if reply[0] < 0:
-            raise PipelineFull(shard, -1 - reply[0], self._per_shard)
+            raise refusal(shard, self._per_shard, reply)
         return [Written(abs(seq), seq < 0) for seq in reply[1:]]
 
     def _check_topology(self, *, create: bool = False) -> None:
@@ -249,11 +252,12 @@ class RedisBuffer:
         ttl_ms = round(self._config.cache_ttl_seconds * 1000)
         held = len(events)
         highest = max((event.seq for event in events if event.seq and event.seq <= batch.accepted), default=0)
+        leaving = sum(event.aside is None for event in events)
         pipe = self._redis.pipeline(transaction=False)
         script = self._scripts["acknowledge"]
         for part in parts(events):
-            keys = [names.batch, names.state, names.parked, names.held, names.paused]
-            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest]
+            keys = [names.batch, names.state, names.parked, names.held, names.paused, names.events, names.resumed]
+            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest, leaving, _TAU_MS]
             aside = sorted((event for event in part if event.aside is not None), key=lambda event: event.seq or 0)
             touched = {row for event in aside for row in event.rows}
             args += (len(aside), *(event.aside for event in aside), len(touched))

@@ -25,7 +25,8 @@ _SHORTEST: Final = 0.1
 _LONGEST: Final = 86_400.0
 
 _COLUMNS: Final = (
-    "shard", "pending", "oldest_age", "parked", "frozen", "attempts", "failures", "next_try", "dead_letters", "error",
+    "shard", "pending", "oldest_age", "parked", "frozen", "attempts", "failures", "next_try", "per_second",
+    "drain_time", "dead_letters", "error",
 )  # fmt: skip
 
 
@@ -51,9 +52,11 @@ def _interval(_context: click.Context, _option: click.Parameter, value: float | 
 def status(*, as_json: bool, watch: float | None) -> int:
     """Show what is pending, frozen and dead, per shard and in sum.
 
-    oldest_age and next_try are in seconds. A frozen batch is on its way to PostgreSQL: attempts says how often it has
-    been taken, failures how often an error was recorded, next_try when it may be tried again. Parked events are set
-    aside, because their table cannot be written at all; they come back, in order, when it can.
+    oldest_age, next_try and drain_time are in seconds. per_second is how many events were drained lately, drain_time
+    how long the pending ones will take at that rate, if no more come. A frozen batch is on its way to PostgreSQL:
+    attempts says how often it has been taken, failures how often an error was recorded, next_try when it may be tried
+    again. Parked events are set aside, because their table cannot be written at all; they come back, in order, when it
+    can.
 
     Ends with 1 if a batch keeps failing, a table is paused, PostgreSQL has gone back in time, or Redis or PostgreSQL
     cannot be reached.
@@ -138,6 +141,8 @@ def _rows(found: Status) -> list[list[Cell]]:
             one.attempts,
             one.failures,
             seconds(one.next_try),
+            seconds(one.per_second),
+            seconds(one.drain_seconds),
             one.dead_letters,
             one.error or "; ".join(f"{table} is paused: {why}" for table, why in one.paused.items()) or None,
         ]
@@ -146,7 +151,7 @@ def _rows(found: Status) -> list[list[Cell]]:
     failures = sum(one.failures for one in found.shards)
     attempts = sum(one.attempts for one in found.shards)
     age = seconds(found.oldest_age)
-    sums: list[Cell] = ["all", found.pending, age, found.parked, found.frozen, attempts, failures, None]
+    sums: list[Cell] = ["all", found.pending, age, found.parked, found.frozen, attempts, failures, None, None, None]
     return [*rows, [*sums, found.dead_letters, None]]
 
 

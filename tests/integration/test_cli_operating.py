@@ -155,7 +155,7 @@ def test_the_field_names_of_status_are_those_that_monitoring_relies_on(cli: Comm
     ]  # fmt: skip
     assert set(found["shards"][0]) == {
         "shard", "pending", "frozen", "oldest_age", "attempts", "failures", "next_try", "error", "applied_batches",
-        "dead_letters", "rechecking", "store_gaps", "parked", "paused",
+        "dead_letters", "rechecking", "store_gaps", "parked", "paused", "per_second", "drain_seconds",
     }  # fmt: skip
 
 
