@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
@@ -27,6 +27,7 @@ __all__ = [
     "Empty",
     "Encoded",
     "EncodedChange",
+    "EventBuffer",
     "EventWriter",
     "Extent",
     "FailureKind",
@@ -54,7 +55,9 @@ def nothing() -> None:
 class EventWriter(Protocol):
     """What accepts an event; `pipeline.writer.Writer` does."""
 
-    def write(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> object:
+    async def write(
+        self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None
+    ) -> object:
         """Accept ``changes`` as one event.
 
         Raises:
@@ -95,30 +98,34 @@ class ShardState(msgspec.Struct, frozen=True):
 class Session(Protocol):
     """Writes that go to the same server over the same connection."""
 
-    def write_chunks(self, chunks: Sequence[tuple[int, Sequence[Encoded]]]) -> list[list[Written] | PipelineError]:
-        """See `Buffer.write_chunks`."""
+    async def write_chunks(
+        self, chunks: Sequence[tuple[int, Sequence[Encoded]]]
+    ) -> list[list[Written] | PipelineError]:
+        """See `EventBuffer.write_chunks`."""
         ...
 
-    def settle(self, durability: Durability) -> str | None:
+    async def settle(self, durability: Durability) -> str | None:
         """Wait until all that this session wrote is so durable; what is missing, or ``None``. Raises nothing."""
         ...
 
 
-class Buffer(Protocol):
-    """The part that lives in Redis. Every method is one atomic step of one shard, unless it says otherwise.
+class EventBuffer(Protocol):
+    """The part of a write that lives in Redis. Every method is one atomic step of one shard, unless it says otherwise.
 
     All raise `pipeline.errors.BufferUnavailable`.
     """
 
-    def write(self, shard: int, events: Sequence[Encoded]) -> list[Written]:
+    async def write(self, shard: int, events: Sequence[Encoded]) -> list[Written]:
         """Accept events of one shard, all or none, in one round trip; raises `PipelineFull`."""
         ...
 
-    def write_chunks(self, chunks: Sequence[tuple[int, Sequence[Encoded]]]) -> list[list[Written] | PipelineError]:
+    async def write_chunks(
+        self, chunks: Sequence[tuple[int, Sequence[Encoded]]]
+    ) -> list[list[Written] | PipelineError]:
         """Several `write` calls in one round trip; each chunk has its own outcome."""
         ...
 
-    def write_durably(
+    async def write_durably(
         self, shard: int, events: Sequence[Encoded], durability: Durability
     ) -> tuple[list[Written], str | None]:
         """`write`, then wait until they are so durable, also those that were known; what is missing, or ``None``.
@@ -127,13 +134,20 @@ class Buffer(Protocol):
         """
         ...
 
-    def session(self) -> AbstractContextManager[Session]:
+    def session(self) -> AbstractAsyncContextManager[Session]:
         """One connection for several `write_chunks`, which can then be waited for together."""
         ...
 
-    def hand_over(self, shard: int, message: bytes, mark: str) -> None:
+    async def hand_over(self, shard: int, message: bytes, mark: str) -> None:
         """Put a message that is no event to the front of a shard queue, full or not; once for each ``mark``."""
         ...
+
+
+class Buffer(Protocol):
+    """The part of a flush that lives in Redis. Every method is one atomic step of one shard, unless it says otherwise.
+
+    All raise `pipeline.errors.BufferUnavailable`.
+    """
 
     def claim(self, shard: int, owner: str) -> Claimed | Empty | Busy | Resting:
         """Freeze the oldest pending events, or return the frozen batch; takes the lease for ``owner``."""

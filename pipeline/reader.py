@@ -19,6 +19,7 @@ from pipeline.config import Config
 from pipeline.core.cached import decode_overlay, decode_row, encode_row
 from pipeline.core.change import canonical_table, shard_of
 from pipeline.core.values import identity
+from pipeline.driving import Sleep
 from pipeline.errors import BufferUnavailable, InvalidEvent, InvalidRead, PipelineError
 from pipeline.reading import Filling, Found, Missed, Place, Question, RowCache, RowStore, StaleRow
 from pipeline.telemetry import Probe, Step, ignore
@@ -46,7 +47,7 @@ class Reader:
         store: RowStore,
         config: Config,
         clock: Callable[[], float],
-        sleep: Callable[[float], object],
+        sleep: Sleep,
         *,
         probe: Probe = ignore,
     ) -> None:
@@ -58,20 +59,20 @@ class Reader:
         self._sleep = sleep
         self._probe = probe
 
-    def read(self, table: str, key: Key, *, shard_by: str | None = None, allow_stale: bool = False) -> Row | None:
+    async def read(self, table: str, key: Key, *, shard_by: str | None = None, allow_stale: bool = False) -> Row | None:
         """See `pipeline.wiring.Pipeline.read`."""
         place = self._place(table, key, shard_by)
         try:
-            (cached,) = self._cache.get([place])
+            (cached,) = await self._cache.get([place])
             if cached is not None:
                 return decode_row(cached)
-            return self._miss({place: key})[place]
+            return (await self._miss({place: key}))[place]
         except BufferUnavailable as error:
             if not allow_stale:
                 raise
-            return self._stale([Question(place, key)], error)[place]
+            return (await self._stale([Question(place, key)], error))[place]
 
-    def read_many(
+    async def read_many(
         self, table: str, keys: Iterable[Key], *, shard_by: str | None = None, allow_stale: bool = False
     ) -> list[Row | None]:
         """See `pipeline.wiring.Pipeline.read_many`."""
@@ -82,16 +83,16 @@ class Reader:
             part = dict(wanted[start : start + _AT_ONCE])
             try:
                 missed = {}
-                for (place, key), cached in zip(part.items(), self._cache.get(list(part)), strict=True):
+                for (place, key), cached in zip(part.items(), await self._cache.get(list(part)), strict=True):
                     if cached is None:
                         missed[place] = key
                     else:
                         found[place] = decode_row(cached)
-                found.update(self._miss(missed))
+                found.update(await self._miss(missed))
             except BufferUnavailable as error:
                 if not allow_stale:
                     raise
-                found.update(self._stale([Question(place, key) for place, key in part.items()], error))
+                found.update(await self._stale([Question(place, key) for place, key in part.items()], error))
         return [found[place] for place, _ in asked]
 
     def _place(self, table: str, key: Key, shard_by: str | None) -> Place:
@@ -109,14 +110,14 @@ class Reader:
 
     # --- misses
 
-    def _miss(self, rows: Mapping[Place, Key]) -> dict[Place, Row | None]:
+    async def _miss(self, rows: Mapping[Place, Key]) -> dict[Place, Row | None]:
         found: dict[Place, Row | None] = {}
         left = dict(rows)
         until = self._clock() + _PATIENCE_SECONDS
         wait = _FIRST_WAIT_SECONDS
         while left:
             patient = self._clock() < until
-            answers = self._cache.look([(place, patient) for place in left])
+            answers = await self._cache.look([(place, patient) for place in left])
             missed = {}
             for place, answer in zip(list(left), answers, strict=True):
                 match answer:
@@ -130,44 +131,44 @@ class Reader:
                         left.pop(place)
             if missed:
                 self._probe(Step.LOOKED)
-                found.update(self._fetch({place: rows[place] for place in missed}, missed))
+                found.update(await self._fetch({place: rows[place] for place in missed}, missed))
             elif left:
-                self._sleep(wait)
+                await self._sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
         return found
 
-    def _fetch(self, rows: Mapping[Place, Key], missed: Mapping[Place, Missed]) -> dict[Place, Row | None]:
+    async def _fetch(self, rows: Mapping[Place, Key], missed: Mapping[Place, Missed]) -> dict[Place, Row | None]:
         """Ask PostgreSQL, and install what may be installed."""
         answers: dict[Place, Found] = {}
         try:
             questions = [_question(place, key, missed[place]) for place, key in rows.items()]
-            answers = dict(zip(rows, self._store.read(questions), strict=True))
+            answers = dict(zip(rows, await self._store.read(questions), strict=True))
             self._probe(Step.FETCHED)
         finally:
             for place, miss in missed.items():
-                self._settle(place, miss, answers.get(place))
+                await self._settle(place, miss, answers.get(place))
         return {place: answer.row for place, answer in answers.items()}
 
-    def _settle(self, place: Place, miss: Missed, answer: Found | None) -> None:
+    async def _settle(self, place: Place, miss: Missed, answer: Found | None) -> None:
         if miss.ticket is None:
             return
         try:
             row = answer.row if answer is not None and answer.installable else None
             fields = None if answer is None or row is None else encode_row(row, answer.updatable)
             if answer is not None and fields is not None:
-                self._cache.install(place, miss.ticket, fields, fragile=answer.fragile)
+                await self._cache.install(place, miss.ticket, fields, fragile=answer.fragile)
                 self._probe(Step.INSTALLED)
             else:  # without an answer the next one may try at once
-                self._cache.decline(place, miss.ticket, seconds=_DECLINED_SECONDS if answer else 0)
+                await self._cache.decline(place, miss.ticket, seconds=_DECLINED_SECONDS if answer else 0)
         except BufferUnavailable as error:  # the row is right all the same
             log.warning("a row of %s could not be cached: %s", place.table, error)
 
-    def _stale(self, questions: Sequence[Question], error: PipelineError) -> dict[Place, Row | None]:
+    async def _stale(self, questions: Sequence[Question], error: PipelineError) -> dict[Place, Row | None]:
         log.warning(
             "%d row(s) of %s are read from PostgreSQL alone, without what is pending: %s",
             len(questions), questions[0].place.table, error,
         )  # fmt: skip
-        found = self._store.read(questions)
+        found = await self._store.read(questions)
         return {
             question.place: None if answer.row is None else StaleRow(answer.row)
             for question, answer in zip(questions, found, strict=True)

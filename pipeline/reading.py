@@ -55,27 +55,23 @@ class Missed(msgspec.Struct, frozen=True):
 class RowCache(Protocol):
     """The part of a read that lives in Redis. Raises `pipeline.errors.BufferUnavailable`."""
 
-    def get(self, places: Sequence[Place]) -> list[Fields | None]:
+    async def get(self, places: Sequence[Place]) -> list[Fields | None]:
         """The cached rows, in one round trip; ``None`` where there is none."""
         ...
 
-    def look(self, places: Sequence[tuple[Place, bool]]) -> list[Fields | Filling | Missed]:
+    async def look(self, places: Sequence[tuple[Place, bool]]) -> list[Fields | Filling | Missed]:
         """The cached rows or what is pending on them, each at one moment; with ``True`` to be installed if possible."""
         ...
 
-    def install(self, place: Place, ticket: Ticket, row: Mapping[str, bytes], *, fragile: bool) -> bool:
+    async def install(self, place: Place, ticket: Ticket, row: Mapping[str, bytes], *, fragile: bool) -> bool:
         """Cache ``row``, unless something was written to it since the ticket was given.
 
         ``fragile``: an event that is in it may be accepted again under its id.
         """
         ...
 
-    def decline(self, place: Place, ticket: Ticket, *, seconds: float) -> None:
+    async def decline(self, place: Place, ticket: Ticket, *, seconds: float) -> None:
         """Install nothing; for so long, nobody waits for anybody with this row."""
-        ...
-
-    def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
         ...
 
 
@@ -104,7 +100,7 @@ class Found(msgspec.Struct, frozen=True):
 class RowStore(Protocol):
     """The part of a read that lives in PostgreSQL."""
 
-    def read(self, questions: Sequence[Question]) -> list[Found]:
+    async def read(self, questions: Sequence[Question]) -> list[Found]:
         """The rows, all of one table and with keys of the same columns.
 
         Each as it was at one moment of the call, with those of its pending changes that were not applied then.

@@ -16,6 +16,7 @@ import msgspec
 from pipeline.config import Config
 from pipeline.core.change import MAX_EVENT_ID, Event
 from pipeline.core.codec import Malformed, decode
+from pipeline.driving import run
 from pipeline.ports import DeadLetter, DeadLetters, EventWriter
 from pipeline.telemetry import Probe, Step, ignore
 
@@ -113,7 +114,7 @@ class Replayer:
             return Replayed(letter.id, Outcome.WOULD_REPLAY, event_id)
         self._probe(Step.REPLAYING)
         try:
-            self._writer.write(event.changes, event_id=event_id, shard_by=event.shard_by)
+            run(self._writer.write(event.changes, event_id=event_id, shard_by=event.shard_by))
         except ValueError as error:
             return Replayed(letter.id, Outcome.REFUSED, detail=str(error))
         self._probe(Step.REPLAYED)

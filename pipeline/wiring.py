@@ -14,20 +14,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Self, TypeVar
 
-import msgspec
-
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.buffer.rows import RedisRows
+from pipeline.buffer.topology import Topology, check_topology
+from pipeline.buffer.wire import BlockingWire
+from pipeline.buffer.writing import RedisIntake
+from pipeline.client import Client
 from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
-from pipeline.core.drain import drain_seconds
-from pipeline.core.health import Facts, Finding, Lane, diagnose
+from pipeline.core.health import Facts, Finding, diagnose
+from pipeline.driving import blocking_sleep, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
-from pipeline.ports import Ledger, ShardLedger, ShardState
+from pipeline.ports import Ledger
 from pipeline.reader import Reader
 from pipeline.replay import Replayer
+from pipeline.status import Status, lanes, summary
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
 from pipeline.store.inspection import inspect_store
 from pipeline.store.postgres import PostgresStore
@@ -37,7 +40,7 @@ from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe, ignore
 from pipeline.writer import Ingress, Receipt, Writer
 
-__all__ = ["Pipeline", "ShardStatus", "Status"]
+__all__ = ["Pipeline"]
 
 _RANDOM_BITS: Final = 74  # of a UUIDv7
 _TURN_SECONDS: Final = 0.5  # of one shard in a drain; short, so that its caller can show progress and stop
@@ -46,48 +49,6 @@ _BUSY_SECONDS: Final = 0.05  # until another flusher, who is in the middle of a 
 
 def _new_event_id() -> str:
     return event_id(time.time_ns() // 1_000_000, secrets.randbits(_RANDOM_BITS))
-
-
-class ShardStatus(msgspec.Struct, frozen=True):
-    """One shard as ``pipeline status`` shows it. Ages and waits are in seconds; ``None``: there is none.
-
-    ``pending`` counts ``frozen`` and ``parked`` events, too. ``parked`` events are set aside because of the tables in
-    ``paused`` (table → why). ``per_second`` is how many events were drained lately, ``drain_seconds`` how long the
-    pending ones will take at that rate, if no more come (see `pipeline.core.drain`).
-    """
-
-    shard: int
-    pending: int
-    frozen: int
-    oldest_age: float | None
-    attempts: int
-    failures: int
-    next_try: float | None
-    error: str | None
-    applied_batches: int
-    dead_letters: int
-    rechecking: bool
-    store_gaps: int
-    parked: int
-    paused: dict[str, str]
-    per_second: float | None
-    drain_seconds: float | None
-
-
-class Status(msgspec.Struct, frozen=True):
-    """All shards and their sums.
-
-    Not ``healthy``: a batch keeps failing, a table is paused, or PostgreSQL went back in time.
-    """
-
-    namespace: str
-    pending: int
-    frozen: int
-    parked: int
-    oldest_age: float | None
-    dead_letters: int
-    healthy: bool
-    shards: list[ShardStatus]
 
 
 class Pipeline:
@@ -105,12 +66,16 @@ class Pipeline:
         self.config = config or Config()
         self._probe = probe
         self._redis = connect(self.config)
-        self._buffer = RedisBuffer(self._redis, self.config)
+        self._wire = BlockingWire(self.config)
+        self._topology = Topology(self.config)
+        self._buffer = RedisBuffer(self._redis, self.config, self._check_topology)
         self._sessions = Sessions(self.config)
-        self._rows = RedisRows(self.config, self._buffer.check_topology)
+        self._intake = RedisIntake(self._wire, self._topology, self.config, blocking_sleep)
+        self._writer = Writer(self._intake, self.config, _new_event_id, probe)
+        cache = RedisRows(self._wire, self._topology, self.config)
         store = PostgresRows(self._sessions, self.config, time.monotonic)
-        self._reader = Reader(self._rows, store, self.config, time.monotonic, time.sleep, probe=probe)
-        self._writer = Writer(self._buffer, self.config, _new_event_id, probe)
+        reader = Reader(cache, store, self.config, time.monotonic, blocking_sleep, probe=probe)
+        self._client = Client(self._writer, reader)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -157,8 +122,12 @@ class Pipeline:
             DurabilityNotReached: it was accepted, but ``durability`` not reached in time; see there about retries.
             BufferUnavailable: Redis could not be reached, or the connection broke; see there about retries.
         """
-        change = Change(table, dict(key), dict(set or {}), dict(add or {}), dict(max or {}), dict(min or {}))
-        return self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+        return run(
+            self._client.write(
+                table, key, set=set, add=add, max=max, min=min,
+                event_id=event_id, shard_by=shard_by, durability=durability,
+            )
+        )  # fmt: skip
 
     def delete(
         self,
@@ -170,8 +139,7 @@ class Pipeline:
         durability: Durability | None = None,
     ) -> Receipt:
         """Delete one row; nothing happens if there is none. Raises as `write`."""
-        change = Change(table, dict(key), delete=True)
-        return self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+        return run(self._client.delete(table, key, event_id=event_id, shard_by=shard_by, durability=durability))
 
     def insert(
         self,
@@ -183,8 +151,7 @@ class Pipeline:
         durability: Durability | None = None,
     ) -> Receipt:
         """Append one row to a table without addressing it by a key, once. Raises as `write`."""
-        change = Change(table, insert=dict(values))
-        return self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+        return run(self._client.insert(table, values, event_id=event_id, shard_by=shard_by, durability=durability))
 
     def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[Receipt]:
         """Accept one event per change, in chunks of one round trip each; order is kept per shard.
@@ -192,7 +159,7 @@ class Pipeline:
         Raises as `write`; the error's ``receipts`` say what was accepted before it. ``durability`` is waited for once,
         in the end, for all of them; also for what was accepted before an error.
         """
-        return self._writer.write_many(changes, durability=durability)
+        return run(self._client.write_many(changes, durability=durability))
 
     def write_group(
         self,
@@ -206,12 +173,12 @@ class Pipeline:
 
         Raises as `write`; also `InvalidEvent` if the rows live in different shards and ``shard_by`` is not given.
         """
-        return self._writer.write(changes, event_id=event_id, shard_by=shard_by, durability=durability)
+        return run(self._client.write_group(changes, shard_by=shard_by, event_id=event_id, durability=durability))
 
     @cached_property
     def ingress(self) -> Ingress:
         """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
-        return Ingress(self._writer, self._buffer, self.config)
+        return Ingress(self._writer, self._intake, self.config)
 
     # --- reading
 
@@ -228,13 +195,13 @@ class Pipeline:
             BufferUnavailable: Redis is down.
             StoreUnavailable: PostgreSQL is down, and the row is not cached.
         """
-        return self._reader.read(table, key, shard_by=shard_by, allow_stale=allow_stale)
+        return run(self._client.read(table, key, shard_by=shard_by, allow_stale=allow_stale))
 
     def read_many(
         self, table: str, keys: Iterable[Mapping[str, Any]], *, shard_by: str | None = None, allow_stale: bool = False
     ) -> list[dict[str, Any] | None]:
         """`read` for many keys, in their order; in one round trip for each 500 of them if all are cached."""
-        return self._reader.read_many(table, keys, shard_by=shard_by, allow_stale=allow_stale)
+        return run(self._client.read_many(table, keys, shard_by=shard_by, allow_stale=allow_stale))
 
     # --- flushing
 
@@ -306,18 +273,7 @@ class Pipeline:
             BufferUnavailable, StoreUnavailable, NotMigrated: one side could not be asked.
         """
         ledgers = {ledger.shard: ledger for ledger in self.ledger.shards()}
-        now_ms = time.time() * 1000
-        shards = [_shard_status(state, ledgers.get(state.shard), now_ms) for state in self._buffer.states()]
-        return Status(
-            namespace=self.config.namespace,
-            pending=sum(shard.pending for shard in shards),
-            frozen=sum(shard.frozen for shard in shards),
-            parked=sum(shard.parked for shard in shards),
-            oldest_age=max((shard.oldest_age for shard in shards if shard.oldest_age is not None), default=None),
-            dead_letters=sum(shard.dead_letters for shard in shards),
-            healthy=not any(shard.failures or shard.store_gaps or shard.paused for shard in shards),
-            shards=shards,
-        )
+        return summary(self.config.namespace, self._buffer.states(), ledgers, time.time() * 1000)
 
     def doctor(self) -> list[Finding]:
         """Everything that could be wrong with servers, settings and lanes, and what to do: `pipeline.core.health`.
@@ -326,19 +282,19 @@ class Pipeline:
         """
         states, ledgers = _asked(self._buffer.states), _asked(self.ledger.shards)
         known = {} if isinstance(ledgers, PipelineError) else {ledger.shard: ledger for ledger in ledgers}
-        now_ms = time.time() * 1000
         return diagnose(
             Facts(
                 buffer=_asked(lambda: inspect_buffer(self._redis, self._buffer)),
                 broker=_asked(lambda: inspect_broker(self.config)),
                 store=_asked(lambda: inspect_store(self._sessions, self.config)),
-                lanes=states
-                if isinstance(states, PipelineError)
-                else [_lane(_shard_status(state, known.get(state.shard), now_ms)) for state in states],
+                lanes=states if isinstance(states, PipelineError) else lanes(states, known, time.time() * 1000),
                 flush_interval_seconds=self.config.flush_interval_seconds,
                 max_pending=self.config.max_pending,
             )
         )
+
+    def _check_topology(self) -> None:
+        run(check_topology(self._wire, self._topology))
 
     def ping(self) -> None:
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
@@ -347,7 +303,7 @@ class Pipeline:
     def close(self) -> None:
         """Close the connections of this process; the next use opens new ones."""
         self._buffer.close()
-        self._rows.close()
+        run(self._wire.close())
         self._sessions.close()
 
     def __enter__(self) -> Self:
@@ -367,30 +323,3 @@ def _asked(ask: Callable[[], T]) -> T | PipelineError:
         raise
     except PipelineError as error:
         return error
-
-
-def _lane(status: ShardStatus) -> Lane:
-    return msgspec.convert(status, Lane, from_attributes=True)
-
-
-def _shard_status(state: ShardState, ledger: ShardLedger | None, now_ms: float) -> ShardStatus:
-    oldest = state.oldest_ms
-    pending = state.queued + state.frozen + state.parked
-    return ShardStatus(
-        shard=state.shard,
-        pending=pending,
-        frozen=state.frozen,
-        oldest_age=None if oldest is None else round(max(0.0, now_ms - oldest) / 1000, 3),
-        attempts=state.begun,
-        failures=state.failures,
-        next_try=None if state.due_ms is None else round(max(0.0, state.due_ms - now_ms) / 1000, 3),
-        error=state.error,
-        applied_batches=ledger.seq if ledger else 0,
-        dead_letters=ledger.dead_letters if ledger else 0,
-        rechecking=ledger.rechecking if ledger else False,
-        store_gaps=ledger.store_gaps if ledger else 0,
-        parked=state.parked,
-        paused={table.table: table.error for table in state.paused},
-        per_second=state.per_second,
-        drain_seconds=drain_seconds(pending, state.per_second),
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
@@ -15,7 +15,7 @@ from pipeline.core.change import Change, canonical_table, changes_of, check_even
 from pipeline.core.codec import OPEN_END, Envelope, kwargs_json, malformed_kwargs, read_arguments
 from pipeline.core.intake import Intake, fingerprint, read
 from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, PipelineError, PipelineFull
-from pipeline.ports import Buffer, Encoded, EncodedChange, Session, Written
+from pipeline.ports import Encoded, EncodedChange, EventBuffer, Session, Written
 from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["Ingress", "Receipt", "Writer"]
@@ -25,7 +25,7 @@ CHUNK: Final = 250
 
 _to_json: Final = msgspec.json.Encoder().encode
 
-_WriteChunks = Callable[[Sequence[tuple[int, Sequence[Encoded]]]], list[list[Written] | PipelineError]]
+_WriteChunks = Callable[[Sequence[tuple[int, Sequence[Encoded]]]], Awaitable[list[list[Written] | PipelineError]]]
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class Receipt(msgspec.Struct, frozen=True):
 class Writer:
     """The write side. Stateless apart from its connections; safe to share between threads."""
 
-    def __init__(self, buffer: Buffer, config: Config, new_id: Callable[[], str], probe: Probe = ignore) -> None:
+    def __init__(self, buffer: EventBuffer, config: Config, new_id: Callable[[], str], probe: Probe = ignore) -> None:
         """``new_id`` makes a fresh event id (a UUIDv7 in production)."""
         self._buffer = buffer
         self._shards = config.shards
@@ -57,7 +57,7 @@ class Writer:
         task = f"{config.namespace}.apply_event"
         self._envelopes = [Envelope(task, f"{config.namespace}.events.{{{shard}}}") for shard in range(config.shards)]
 
-    def write(
+    async def write(
         self,
         changes: Sequence[Change],
         *,
@@ -70,15 +70,15 @@ class Writer:
         event = self.encode(changes, event_id=event_id, shard_by=shard_by)
         self._probe(Step.WRITING)
         if wanted == "memory":
-            written = self._buffer.write(event.shard, [event])[0]
+            (written,) = await self._buffer.write(event.shard, [event])
         else:
-            (written,), missing = self._buffer.write_durably(event.shard, [event], wanted)
+            (written,), missing = await self._buffer.write_durably(event.shard, [event], wanted)
             if missing is not None:
                 raise DurabilityNotReached(wanted, "memory", missing, [_receipt(event, written)])
         self._probe(Step.WRITTEN)
         return _receipt(event, written)
 
-    def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[Receipt]:
+    async def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[Receipt]:
         """Accept one event per change, in chunks; each chunk is one round trip.
 
         Order is kept per shard. When something goes wrong, the error's ``receipts`` say what was accepted before: one
@@ -90,20 +90,22 @@ class Writer:
         wanted = self._durability if durability is None else _known(durability)
         receipts: list[Receipt | None] = []
         if wanted == "memory":
-            self._send_all(changes, self._buffer.write_chunks, receipts)
+            await self._send_all(changes, self._buffer.write_chunks, receipts)
         else:
-            with self._buffer.session() as session:
+            async with self._buffer.session() as session:
                 try:
-                    self._send_all(changes, session.write_chunks, receipts)
+                    await self._send_all(changes, session.write_chunks, receipts)
                 except PipelineError as error:
-                    _settle(session, wanted, error.receipts, error)
+                    await _settle(session, wanted, error.receipts, error)
                     raise
-                _settle(session, wanted, receipts)
+                await _settle(session, wanted, receipts)
         return [receipt for receipt in receipts if receipt is not None]
 
-    def _send_all(self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[Receipt | None]) -> None:
+    async def _send_all(
+        self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[Receipt | None]
+    ) -> None:
         for events in self._encoded(changes, receipts):
-            receipts += self._send(events, write_chunks, receipts)
+            receipts += await self._send(events, write_chunks, receipts)
 
     def _encoded(self, changes: Iterable[Change], receipts: list[Receipt | None]) -> Iterator[list[Encoded]]:
         iterator = iter(changes)
@@ -114,7 +116,7 @@ class Writer:
                 error.receipts = [*receipts, *([None] * len(chunk))]
                 raise
 
-    def _send(
+    async def _send(
         self, events: Sequence[Encoded], write_chunks: _WriteChunks, before: Sequence[Receipt | None]
     ) -> list[Receipt | None]:
         lanes: dict[int, list[int]] = {}
@@ -127,7 +129,7 @@ class Writer:
             lanes = {shard: positions[size:] for shard, positions in lanes.items() if len(positions) > size}
             refused: PipelineError | None = None
             try:
-                outcomes = write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
+                outcomes = await write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
             except PipelineError as error:  # none of them, or the connection broke and nobody knows
                 error.receipts = [*before, *receipts]
                 raise
@@ -186,7 +188,7 @@ class Writer:
 class Ingress:
     """Accepts events that arrive as messages of the task ``apply_event``, published by any Celery client."""
 
-    def __init__(self, writer: Writer, buffer: Buffer, config: Config) -> None:
+    def __init__(self, writer: Writer, buffer: EventBuffer, config: Config) -> None:
         self._writer = writer
         self._buffer = buffer
         self._shards = config.shards
@@ -194,7 +196,7 @@ class Ingress:
         self._task = f"{config.namespace}.apply_event"
         self._max_bytes = config.max_event_bytes
 
-    def accept(
+    async def accept(
         self,
         task_id: str,
         arguments: Mapping[str, Any] | None,
@@ -217,12 +219,12 @@ class Ingress:
             shard_by = options.pop("shard_by", None)
             if not isinstance(shard_by, str | None):
                 raise InvalidEvent("shard_by must be text")
-            self._writer.write(changes_of(options), event_id=task_id, shard_by=shard_by, durability="memory")
+            await self._writer.write(changes_of(options), event_id=task_id, shard_by=shard_by, durability="memory")
         except InvalidEvent as error:
             task_id, refused = _utf8(task_id), _utf8(str(error))
             shard = crc32(task_id.encode()) % self._shards
             message = self._message(task_id, body(), f"{self._shard_queue}{{{shard}}}", refused)
-            self._buffer.write(shard, [Encoded(task_id, _to_json(task_id), shard, message, (), dedupe=True)])
+            await self._buffer.write(shard, [Encoded(task_id, _to_json(task_id), shard, message, (), dedupe=True)])
 
     def refusal(
         self, raw: bytes, others: Container[str], now: datetime, celery_reads: Callable[[bytes | str], object]
@@ -258,7 +260,7 @@ class Ingress:
             raise InvalidEvent("apply_event takes keyword arguments only")
         self._writer.encode([unseal(change)[0] for change in changes], event_id=message.id, shard_by=shard_by)
 
-    def bury(self, raw: bytes, reason: str, delivery: str) -> None:
+    async def bury(self, raw: bytes, reason: str, delivery: str) -> None:
         """Hand what is no message to the flush, which makes it a dead letter as it is.
 
         Once for each event; where it cannot be told which event it is, once for each ``delivery``.
@@ -272,7 +274,7 @@ class Ingress:
         shard = crc32(event.encode() if event else raw) % self._shards
         envelope = Envelope(self._task, f"{self._shard_queue}{{{shard}}}")
         message = envelope.encode(_to_json(f"malformed-{delivery}"), malformed_kwargs(raw, reason))
-        self._buffer.hand_over(shard, message + b"null" + OPEN_END, event or delivery)
+        await self._buffer.hand_over(shard, message + b"null" + OPEN_END, event or delivery)
 
     def _message(self, task_id: str, body: str, queue: str, refused: str) -> bytes:
         return Envelope(self._task, queue).wrap(_to_json(task_id), body, refused)
@@ -289,10 +291,12 @@ def _known(durability: Durability) -> Durability:
     return durability
 
 
-def _settle(session: Session, wanted: Durability, receipts: Sequence[object], cause: Exception | None = None) -> None:
+async def _settle(
+    session: Session, wanted: Durability, receipts: Sequence[object], cause: Exception | None = None
+) -> None:
     """Wait until what was accepted is as durable as ``wanted``; raises `DurabilityNotReached`."""
     if any(receipt is not None for receipt in receipts):
-        missing = session.settle(wanted)
+        missing = await session.settle(wanted)
         if missing is not None:
             problem = missing if cause is None else f"{missing}; and the call ended early: {cause}"
             raise DurabilityNotReached(wanted, "memory", problem, list(receipts)) from cause

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, Final
 
 import redis
+import redis.asyncio
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import RedisError, ResponseError
 
 from pipeline.config import Config
 from pipeline.errors import BufferUnavailable, InvalidSetting
 
-__all__ = ["connect", "life_of", "translated"]
+__all__ = ["Packer", "connect", "connect_async", "life_of", "translated"]
 
 _CONNECTIONS: Final = 10_000
 """Most at once. Every thread that writes has its own, and keeps it while it waits; redis-py would stop at 100."""
 
 
-class _Packer(HiredisRespSerializer):
+class Packer(HiredisRespSerializer):
     """Packs commands without numbers in them.
 
     ``hiredis.pack_command`` (3.5.0) asks Python for the text of a number, which lets signal handlers run; when one
@@ -43,18 +44,42 @@ def connect(config: Config, *, lives: bool = False) -> redis.Redis:
     Raises:
         InvalidSetting: the URL cannot be read.
     """
-    try:
+    with _readable():
         return redis.Redis.from_url(
             config.redis_url,
-            retry=None,
-            retry_on_error=[],
-            socket_timeout=config.redis_timeout_seconds,
-            socket_connect_timeout=config.redis_timeout_seconds,
-            health_check_interval=0,
-            max_connections=_CONNECTIONS,
-            command_packer=_Packer(),
+            command_packer=Packer(),
             redis_connect_func=_ask_for_life if lives else None,
+            **_options(config),
         )
+
+
+def connect_async(config: Config) -> redis.asyncio.Redis:
+    """A lazy client for one event loop, whose connections ask for `life_of`; else as `connect`.
+
+    Raises:
+        InvalidSetting: the URL cannot be read.
+    """
+    with _readable():
+        return redis.asyncio.Redis.from_url(
+            config.redis_url, redis_connect_func=_ask_for_life_async, **_options(config)
+        )
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return {
+        "retry": None,
+        "retry_on_error": [],
+        "socket_timeout": config.redis_timeout_seconds,
+        "socket_connect_timeout": config.redis_timeout_seconds,
+        "health_check_interval": 0,
+        "max_connections": _CONNECTIONS,
+    }
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
     except (ValueError, TypeError):  # its message may quote a password
         raise InvalidSetting(
             "PIPELINE_REDIS_URL",
@@ -63,19 +88,42 @@ def connect(config: Config, *, lives: bool = False) -> redis.Redis:
         ) from None
 
 
+_LIVES: Final = (("server", "run_id"), ("replication", "master_replid"))
+"""Where the server says which life it is in: section and field of INFO."""
+
+
 def _ask_for_life(connection: Any) -> None:
     connection.on_connect()
     connection.life = ""
-    found = ""
-    for section, field in (("server", "run_id"), ("replication", "master_replid")):
+    replies = []
+    for section, _ in _LIVES:
         connection.send_command("INFO", section)
         try:
-            reply = connection.read_response()
+            replies.append(connection.read_response())
         except ResponseError:  # forbidden: nobody knows
             return
+    connection.life = _life(replies)
+
+
+async def _ask_for_life_async(connection: Any) -> None:
+    await connection.on_connect()
+    connection.life = ""
+    replies = []
+    for section, _ in _LIVES:
+        await connection.send_command("INFO", section)
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError:  # forbidden: nobody knows
+            return
+    connection.life = _life(replies)
+
+
+def _life(replies: Sequence[Any]) -> str:
+    found = ""
+    for reply, (_, field) in zip(replies, _LIVES, strict=True):
         lines = (reply.decode() if isinstance(reply, bytes) else str(reply)).splitlines()
         found += next((line.partition(":")[2] for line in lines if line.startswith(f"{field}:")), "")
-    connection.life = blake2b(found.encode(), digest_size=8).hexdigest() if found else ""
+    return blake2b(found.encode(), digest_size=8).hexdigest() if found else ""
 
 
 def life_of(connection: Any) -> str:

@@ -1,6 +1,7 @@
 """Writes that are answered when Redis vouches for them: one connection carries them, and is asked.
 
-WAIT and WAITAOF speak of what their own connection wrote before them, so everything here happens on one `Line`.
+WAIT and WAITAOF speak of what their own connection wrote before them, so everything here happens on one
+`pipeline.buffer.wire.Line`.
 
 - ``"disk"`` is ``WAITAOF 1 0``: the server's own append-only file has been fsynced. It is answered at once with
   ``appendfsync always``, at the next fsync with ``everysec``, never with ``no``, and with an error without AOF. Some
@@ -19,22 +20,18 @@ On a cluster a connection vouches for its own node only, so there one line per n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from math import ceil
 from typing import Any, Final
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
+from pipeline.buffer.wire import Command, Line
 from pipeline.config import Config, Durability
-from pipeline.errors import BufferUnavailable, PipelineError
-from pipeline.ports import Encoded, Written
+from pipeline.driving import Sleep
 
-__all__ = ["Command", "Line", "Send", "Session", "line_of"]
-
-Command = tuple[Any, ...]
-Send = Callable[[Sequence[Command]], Sequence[Any]]
-WriteChunks = Callable[[Sequence[tuple[int, Sequence[Encoded]]], Send], list[list[Written] | PipelineError]]
+__all__ = ["Question"]
 
 _POLICY: Final = ("CONFIG", "GET", "appendfsync")
 _TRUSTED: Final = 8  # the major version of Redis from which on WAITAOF waits; Valkey says that it is Redis 7
@@ -43,95 +40,54 @@ _LOOKS: Final = 2
 _POLL_SECONDS: Final = 0.02
 
 
-class Line:
-    """One connection, whose answers are taken one by one. What is still owed at the end closes it."""
+class Question:
+    """Asks one line how durable everything is that went over it before."""
 
-    def __init__(self, connection: Any, config: Config) -> None:
-        self._connection = connection
-        self._patience = config.redis_timeout_seconds
+    def __init__(self, line: Line, config: Config, durability: Durability, sleep: Sleep) -> None:
+        self._line = line
+        self._durability = durability
+        self._sleep = sleep
         self._seconds = config.durability_timeout_seconds
         self._until = 0.0
-        self._broken: str | None = None
-        self.owed = 0
 
-    def post(self, commands: Sequence[Command]) -> None:
-        """Send ``commands`` in one go; raises `RedisError`."""
-        self.owed += len(commands)  # before it is true: an interrupt may come at any instruction
-        try:
-            self._connection.send_packed_command(self._connection.pack_commands(commands))
-        except RedisError as error:
-            self._broken = str(error)
-            raise
-
-    def reply(self, seconds: float = 0) -> Any:
-        """The next answer, an error of Redis as a value; ``seconds`` longer than usual. Raises `RedisError`."""
-        try:
-            reply = self._connection.read_response(timeout=self._patience + seconds)
-        except ResponseError as error:
-            reply = error
-        except RedisError as error:
-            self._broken = str(error)
-            raise
-        self.owed -= 1
-        return reply
-
-    def send(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to ``commands``, errors of Redis among them as values; raises `RedisError`."""
-        self.post(commands)
-        return [self.reply() for _ in commands]
-
-    def write(self, command: Command, script: Any, durability: Durability) -> Any:
-        """Send the write ``command`` and the question behind it; the answer to the first. Raises `RedisError`."""
-        question = self.question(durability)
-        self.post([command, *question])
-        reply = self.reply()
-        if isinstance(reply, NoScriptError):
-            self._connection.disconnect()  # the question waits for what was there before; the next `post` connects
-            self.owed = 0
-            self.post([("SCRIPT LOAD", script), command, *question])
-            self.reply()
-            reply = self.reply()
-        if isinstance(reply, ResponseError):
-            raise reply
-        return reply
-
-    def question(self, durability: Durability) -> list[Command]:
+    def commands(self) -> list[Command]:
         """What is sent behind the writes; from now on the time counts."""
         self._until = time.monotonic() + self._seconds
         milliseconds = max(1, ceil(self._seconds * 1000))  # 0 would be for ever
-        if durability == "replica":
+        if self._durability == "replica":
             return [("WAIT", 1, milliseconds)]
         return [("WAITAOF", 1, 0, milliseconds), _POLICY]
 
-    def answer(self, durability: Durability) -> str | None:
-        """Wait for the answer to `question`; ``None`` if it is yes, else what is missing."""
-        if self._broken is not None:
-            return f"the connection broke, and with it went who could tell: {self._broken}"
+    async def answer(self) -> str | None:
+        """Wait for the answer to `commands`; ``None`` if it is yes, else what is missing."""
+        line, to_disk = self._line, self._durability == "disk"
+        if line.broken is not None:
+            return f"the connection broke, and with it went who could tell: {line.broken}"
         try:
-            reached = self.reply(self._seconds)
-            policy = self.reply() if durability == "disk" else None
-            name = "WAITAOF" if durability == "disk" else "WAIT"
+            reached = await line.reply(self._seconds)
+            policy = await line.reply() if to_disk else None
+            name = "WAITAOF" if to_disk else "WAIT"
             if isinstance(reached, ResponseError):
                 return f"Redis refused {name}, which takes Redis 7.2 or Valkey, and appendonly yes: {reached}"
-            if (reached[0] if durability == "disk" else reached) < 1:
-                return self._late("no fsync" if durability == "disk" else "no replica had it")
-            if durability == "replica" or _is_always(policy):
+            if (reached[0] if to_disk else reached) < 1:
+                return self._late("no fsync" if to_disk else "no replica had it")
+            if not to_disk or _is_always(policy):
                 return None
-            return self._fsynced()
+            return await self._fsynced()
         except RedisError as error:
             return f"the connection broke before Redis answered: {error}"
 
-    def settle(self, durability: Durability) -> str | None:
-        """See `pipeline.ports.Session.settle`."""
-        if self._broken is None:
+    async def ask(self) -> str | None:
+        """Send `commands`, and wait for the answer."""
+        if self._line.broken is None:
             with suppress(RedisError):  # `answer` says so
-                self.post(self.question(durability))
-        return self.answer(durability)
+                await self._line.post(self.commands())
+        return await self.answer()
 
     def _late(self, what: str) -> str:
         return f"{what} within {self._seconds:g} s (PIPELINE_DURABILITY_TIMEOUT)"
 
-    def _fsynced(self) -> str | None:
+    async def _fsynced(self) -> str | None:
         """Wait until an fsync has ended that began after now: the word of WAITAOF alone is not enough.
 
         With ``appendfsync everysec``, Redis 7.2 to 7.4 and Valkey (9.1.2 at least) take everything for fsynced in
@@ -144,14 +100,14 @@ class Line:
         look finds none running, that one is over. A rewrite of the file, and a write that was forced past a slow
         fsync, move the clock without an fsync; they are counted, and then the second starts again.
         """
-        if int(self._info("server").get("redis_version", "0").partition(".")[0]) >= _TRUSTED:
+        if int((await self._info("server")).get("redis_version", "0").partition(".")[0]) >= _TRUSTED:
             return None
         moved = None
         due = 0.0
         idle = 0
         while idle < _LOOKS:
             asked = time.monotonic()
-            now = self._info("persistence")
+            now = await self._info("persistence")
             if now.get("aof_last_write_status") != "ok":
                 return "Redis cannot write its append-only file (INFO persistence: aof_last_write_status)"
             moves = now.get("aof_delayed_fsync"), now.get("aof_rewrites"), now.get("aof_rewrite_in_progress")
@@ -160,46 +116,14 @@ class Line:
             if max(asked, due) > self._until:
                 return self._late("no fsync")
             idle = idle + 1 if asked >= due and now.get("aof_pending_bio_fsync") == "0" else 0
-            time.sleep(max(_POLL_SECONDS, due - time.monotonic()))
+            await self._sleep(max(_POLL_SECONDS, due - time.monotonic()))
         return None
 
-    def _info(self, section: str) -> Mapping[str, str]:
-        (reply,) = self.send([("INFO", section)])
+    async def _info(self, section: str) -> Mapping[str, str]:
+        (reply,) = await self._line.send([("INFO", section)])
         if isinstance(reply, ResponseError):
             raise reply
         return dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
-
-
-class Session:
-    """`pipeline.ports.Session` on one `Line`."""
-
-    def __init__(self, line: Line, write_chunks: WriteChunks) -> None:
-        self._line = line
-        self._write_chunks = write_chunks
-
-    def write_chunks(self, chunks: Sequence[tuple[int, Sequence[Encoded]]]) -> list[list[Written] | PipelineError]:
-        """See `pipeline.ports.Buffer.write_chunks`."""
-        try:
-            return self._write_chunks(chunks, self._line.send)
-        except RedisError as error:
-            raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
-
-    def settle(self, durability: Durability) -> str | None:
-        """See `pipeline.ports.Session.settle`."""
-        return self._line.settle(durability)
-
-
-@contextmanager
-def line_of(pool: Any, config: Config) -> Iterator[Line]:
-    """A connection out of ``pool``, for the time of the ``with``; raises `RedisError`."""
-    connection = pool.get_connection()
-    line = Line(connection, config)
-    try:
-        yield line
-    finally:
-        if line.owed:  # another one must not get our answers
-            connection.disconnect()
-        pool.release(connection)
 
 
 def _is_always(policy: Any) -> bool:

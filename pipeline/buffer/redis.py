@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
 import redis
 from redis.commands.core import Script
-from redis.exceptions import NoScriptError
 
 from pipeline.buffer.connection import connect, translated
-from pipeline.buffer.durable import Command, Line, Send, Session, line_of
 from pipeline.buffer.keys import Keys
-from pipeline.buffer.replies import Why, parts, paused_tables, per_row, refusal, shard_state
-from pipeline.config import Config, Durability
-from pipeline.core.codec import flush_message
+from pipeline.buffer.replies import Why, parts, paused_tables, per_row, shard_state
+from pipeline.buffer.writing import WANTED_AGAIN_MS
+from pipeline.config import Config
 from pipeline.core.drain import TAU_SECONDS
-from pipeline.errors import BufferUnavailable, PipelineError, PipelineFull, TopologyMismatch
+from pipeline.errors import BufferUnavailable
 from pipeline.ports import (
     Busy,
     Claimed,
     Cut,
     Empty,
-    Encoded,
     FailureKind,
     PausedTable,
     Resting,
     Settled,
     ShardState,
-    Written,
 )
 
 __all__ = ["RedisBuffer", "connect"]
 
-FORMAT: Final = "1"
-"""The version of the key space and of the message format. Clients of another version are refused."""
-
 _SCRIPTS: Final = (
-    "write", "claim", "acknowledge", "fail", "begin", "halve", "pause", "resume", "release", "want",
-    "hand_over", "cut", "wake",
+    "claim", "acknowledge", "fail", "begin", "halve", "pause", "resume", "release", "want", "cut", "wake",
 )  # fmt: skip
 
 _pack: Final = msgspec.msgpack.Encoder().encode
-
-_WANTED_AGAIN_MS: Final = 5_000
-"""A flush that was asked for and has not started for so long may be lost with its worker: ask again."""
 
 _PROBED_MS: Final = 60_000
 """For so long at least it is remembered how often a table was probed in vain before it was resumed."""
@@ -62,7 +50,8 @@ _TAU_MS: Final = round(TAU_SECONDS * 1000)
 class RedisBuffer:
     """`pipeline.ports.Buffer` on one Redis."""
 
-    def __init__(self, client: redis.Redis, config: Config) -> None:
+    def __init__(self, client: redis.Redis, config: Config, check_topology: Callable[[], None]) -> None:
+        """``check_topology`` raises if Redis was set up for another topology than ``config``."""
         self._redis: Any = client  # redis-py annotates its replies as unions of sync and async results
         self._config = config
         self._keys = Keys(config.namespace, config.shards)
@@ -70,135 +59,7 @@ class RedisBuffer:
         self._scripts: dict[str, Script] = {
             name: client.register_script((lua / f"{name}.lua").read_text("utf-8")) for name in _SCRIPTS
         }
-        template = flush_message(f"{config.namespace}.flush_shard", self._keys.control, -1, "@ID@")
-        # without the same Redis as broker the script cannot enqueue; the beat still flushes every interval
-        shares_broker = config.broker_url == config.redis_url
-        self._templates = [
-            template.replace(b'\\"shard\\":-1', f'\\"shard\\":{shard}'.encode()) if shares_broker else b""
-            for shard in range(config.shards)
-        ]
-        self._per_shard = max(1, config.max_pending // config.shards)
-        self._topology_checked = False
-
-    # --- writing
-
-    def write(self, shard: int, events: Sequence[Encoded]) -> list[Written]:
-        """See `pipeline.ports.Buffer.write`."""
-        keys, args = self._write_call(shard, events)
-        with translated():
-            self._check_topology(create=True)
-            reply = self._scripts["write"](keys=keys, args=args)
-        return self._written(shard, reply)
-
-    def write_durably(
-        self, shard: int, events: Sequence[Encoded], durability: Durability
-    ) -> tuple[list[Written], str | None]:
-        """See `pipeline.ports.Buffer.write_durably`."""
-        command = self._evalsha(*self._write_call(shard, events))
-        with translated(), self._line() as line:
-            reply = line.write(command, self._scripts["write"].script, durability)
-            return self._written(shard, reply), line.answer(durability)  # if it is full, nobody waits
-
-    @contextmanager
-    def session(self) -> Iterator[Session]:
-        """See `pipeline.ports.Buffer.session`."""
-        with translated(), self._line() as line:
-            yield Session(line, self._write_chunks)
-
-    def _line(self) -> AbstractContextManager[Line]:
-        self._check_topology(create=True)
-        return line_of(self._redis.connection_pool, self._config)
-
-    def write_chunks(self, chunks: Sequence[tuple[int, Sequence[Encoded]]]) -> list[list[Written] | PipelineError]:
-        """See `pipeline.ports.Buffer.write_chunks`."""
-
-        def send(commands: Sequence[Command]) -> Sequence[Any]:
-            pipe = self._redis.pipeline(transaction=False)
-            for command in commands:
-                pipe.execute_command(*command)
-            replies: list[Any] = pipe.execute(raise_on_error=False)
-            return replies
-
-        with translated():
-            self._check_topology(create=True)
-            return self._write_chunks(chunks, send)
-
-    def _write_chunks(
-        self, chunks: Sequence[tuple[int, Sequence[Encoded]]], send: Send
-    ) -> list[list[Written] | PipelineError]:
-        commands = [self._evalsha(*self._write_call(shard, events)) for shard, events in chunks]
-        replies = list(send(commands))
-        # Redis lost its scripts: these calls, and only these, did not run
-        if missed := [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]:
-            load: Command = ("SCRIPT LOAD", self._scripts["write"].script)
-            _, *again = send([load, *(commands[number] for number in missed)])
-            for number, reply in zip(missed, again, strict=True):
-                replies[number] = reply
-        outcomes: list[list[Written] | PipelineError] = []
-        for (shard, _), reply in zip(chunks, replies, strict=True):
-            try:
-                if isinstance(reply, Exception):
-                    raise BufferUnavailable(f"{type(reply).__name__}: {reply}") from reply
-                outcomes.append(self._written(shard, reply))
-            except (BufferUnavailable, PipelineFull) as error:
-                outcomes.append(error)
-        return outcomes
-
-    def _evalsha(self, keys: list[str], args: list[Any]) -> Command:
-        return ("EVALSHA", self._scripts["write"].sha, len(keys), *keys, *args)
-
-    def hand_over(self, shard: int, message: bytes, mark: str) -> None:
-        """See `pipeline.ports.Buffer.hand_over`."""
-        names = self._keys.shards[shard]
-        remember_ms = round(self._config.dedupe_window_seconds * 1000)
-        self._run("hand_over", [names.events, names.handed + mark, names.state], [message, remember_ms])
-
-    def _write_call(self, shard: int, events: Sequence[Encoded]) -> tuple[list[str], list[Any]]:
-        names = self._keys.shards[shard]
-        config = self._config
-        keys = [names.events, names.batch, names.state, self._keys.control, names.parked, names.resumed]
-        args: list[Any] = [
-            self._per_shard,
-            config.flush_threshold,
-            self._templates[shard],
-            _WANTED_AGAIN_MS,
-            round(config.dedupe_window_seconds * 1000),
-            len(events),
-        ]
-        for event in events:
-            if event.dedupe:
-                keys.append(names.seen + event.id)
-            keyed = [change for change in event.changes if change.identity is not None]
-            args += (event.id_json, event.message, int(event.dedupe), len(keyed))
-            for change in keyed:
-                row = f"{change.table}:{change.identity}"
-                keys += (names.overlay + row, names.row + row)
-                args.append(change.json)
-        return keys, args
-
-    def _written(self, shard: int, reply: list[Any]) -> list[Written]:
-        if reply[0] < 0:
-            raise refusal(shard, self._per_shard, reply)
-        return [Written(abs(seq), seq < 0) for seq in reply[1:]]
-
-    def _check_topology(self, *, create: bool = False) -> None:
-        """Compare our topology with what Redis says. Only a writer (``create``) settles what is not settled yet."""
-        if self._topology_checked:
-            return
-        ours = {"shards": str(self._config.shards), "format": FORMAT}
-        theirs = self._redis.hmget(self._keys.topology, list(ours))
-        if None in theirs:  # look first: a full Redis takes no command that could write
-            if not create:
-                return
-            pipe = self._redis.pipeline(transaction=True)
-            for field, value in ours.items():
-                pipe.hsetnx(self._keys.topology, field, value)
-            pipe.hmget(self._keys.topology, list(ours))
-            theirs = pipe.execute()[-1]
-        for (field, value), found in zip(ours.items(), theirs, strict=True):
-            if found.decode() != value:
-                raise TopologyMismatch(field, value, found.decode())
-        self._topology_checked = True
+        self._check_topology = check_topology
 
     # --- flushing
 
@@ -329,8 +190,8 @@ class RedisBuffer:
         self._run("release", [self._keys.shards[shard].lease], [owner])
 
     def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        self._check_topology()
         with translated():
-            self._check_topology()
             return self._scripts[name](keys=keys, args=args)
 
     def want(self, shards: Sequence[int]) -> list[int]:
@@ -338,9 +199,9 @@ class RedisBuffer:
         pipe = self._redis.pipeline(transaction=False)
         script = self._scripts["want"]
         for shard in shards:
-            script(keys=[self._keys.shards[shard].state], args=[_WANTED_AGAIN_MS], client=pipe)
+            script(keys=[self._keys.shards[shard].state], args=[WANTED_AGAIN_MS], client=pipe)
+        self._check_topology()
         with translated():
-            self._check_topology()
             replies: list[int] = pipe.execute()
         return [shard for shard, wanted in zip(shards, replies, strict=True) if wanted]
 
@@ -349,8 +210,8 @@ class RedisBuffer:
         pipe = self._redis.pipeline(transaction=False)
         for shard in shards:
             self._scripts["wake"](keys=[self._keys.shards[shard].state], client=pipe)
+        self._check_topology()
         with translated():
-            self._check_topology()
             pipe.execute()
 
     # --- looking
@@ -370,8 +231,8 @@ class RedisBuffer:
             pipe.lindex(names.parked, -1)
             pipe.lindex(names.resumed, -1)
             pipe.hgetall(names.paused)
+        self._check_topology()
         with translated():
-            self._check_topology()
             replies = pipe.execute()
         size = len(replies) // self._config.shards
         return [shard_state(shard, replies[size * shard :][:size]) for shard in range(self._config.shards)]
@@ -380,12 +241,7 @@ class RedisBuffer:
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
         with translated():
             self._redis.ping()
-            self._check_topology()
-
-    def check_topology(self) -> None:
-        """Raise `TopologyMismatch` if Redis was set up for another one. One round trip, until that is known."""
-        with translated():
-            self._check_topology()
+        self._check_topology()
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from redis.commands.core import Script
-from redis.exceptions import NoScriptError, ResponseError
-
-from pipeline.buffer.connection import connect, life_of, translated
+from pipeline.buffer.connection import translated
 from pipeline.buffer.keys import Keys
+from pipeline.buffer.topology import Topology
+from pipeline.buffer.wire import Call, Wire, sound, source
 from pipeline.config import Config
 from pipeline.errors import BufferUnavailable
 from pipeline.reading import Fields, Filling, Missed, Place, Ticket
@@ -22,115 +19,61 @@ __all__ = ["RedisRows"]
 _TICKET_MS: Final = 2_000
 """A reader that has not installed its row by then is taken for dead, and another one may try."""
 
-Command = tuple[Any, ...]
-
 
 class RedisRows:
-    """`pipeline.reading.RowCache` on one Redis.
+    """`pipeline.reading.RowCache` on one Redis."""
 
-    It has connections of its own, because it must know with which life of the server each of them speaks.
-    """
-
-    def __init__(self, config: Config, check_topology: Callable[[], None]) -> None:
-        """``check_topology`` raises if rows and overlays may be in other shards than ``config`` says."""
-        self._check_topology = check_topology
-        self._redis: Any = connect(config, lives=True)
+    def __init__(self, wire: Wire, topology: Topology, config: Config) -> None:
+        self._wire = wire
+        self._topology = topology
         self._keys = Keys(config.namespace, config.shards)
         self._ttl_ms = round(config.cache_ttl_seconds * 1000)
-        lua = files("pipeline.buffer") / "lua"
-        self._look = self._script((lua / "look.lua").read_text("utf-8"))
-        self._install = self._script((lua / "install.lua").read_text("utf-8"))
+        self._look = source("look")
+        self._install = source("install")
 
-    def _script(self, text: str) -> Script:
-        script: Script = self._redis.register_script(text)
-        return script
-
-    def get(self, places: Sequence[Place]) -> list[Fields | None]:
+    async def get(self, places: Sequence[Place]) -> list[Fields | None]:
         """See `pipeline.reading.RowCache.get`."""
-        with translated(), self._connection() as connection:
-            life = life_of(connection)
-            commands = [("HGETALL", self._row(place)) for place in places]
-            return [_row(_mapping(reply), life) for reply in _sound(_send(connection, commands))]
+        with translated():
+            async with self._wire.line() as line:
+                replies = sound(await line.send([("HGETALL", self._row(place)) for place in places]))
+                return [_row(_mapping(reply), line.life) for reply in replies]
 
-    def look(self, places: Sequence[tuple[Place, bool]]) -> list[Fields | Filling | Missed]:
+    async def look(self, places: Sequence[tuple[Place, bool]]) -> list[Fields | Filling | Missed]:
         """See `pipeline.reading.RowCache.look`."""
-        self._check_topology()  # here only: without a look no row is installed where nobody writes
-        with translated(), self._connection() as connection:
-            life = life_of(connection)
-            calls: list[tuple[list[str], list[Any]]] = []
-            tickets = [Ticket(f"?{uuid.uuid4().hex}" if wanted else "", life) for _, wanted in places]
-            for (place, _), ticket in zip(places, tickets, strict=True):
-                shard = self._keys.shards[place.shard]
-                calls.append(([self._row(place), self._overlay(place), shard.state], [life, ticket.token, _TICKET_MS]))
-            replies = _run(connection, self._look, calls)
+        with translated():
+            async with self._wire.line() as line:
+                await self._topology.check(line)  # here only: without a look no row is installed where nobody writes
+                life = line.life
+                calls: list[Call] = []
+                tickets = [Ticket(f"?{uuid.uuid4().hex}" if wanted else "", life) for _, wanted in places]
+                for (place, _), ticket in zip(places, tickets, strict=True):
+                    keys = [self._row(place), self._overlay(place), self._keys.shards[place.shard].state]
+                    calls.append((keys, [life, ticket.token, _TICKET_MS]))
+                replies = sound(await line.call(self._look, calls))
         return [_looked(reply, ticket) for reply, ticket in zip(replies, tickets, strict=True)]
 
-    def install(self, place: Place, ticket: Ticket, row: Mapping[str, bytes], *, fragile: bool) -> bool:
+    async def install(self, place: Place, ticket: Ticket, row: Mapping[str, bytes], *, fragile: bool) -> bool:
         """See `pipeline.reading.RowCache.install`."""
         fields = [part for item in row.items() for part in item]
-        return self._settle(place, ticket, [ticket.life + ("!" if fragile else ""), self._ttl_ms, *fields])
+        return await self._settle(place, ticket, [ticket.life + ("!" if fragile else ""), self._ttl_ms, *fields])
 
-    def decline(self, place: Place, ticket: Ticket, *, seconds: float) -> None:
+    async def decline(self, place: Place, ticket: Ticket, *, seconds: float) -> None:
         """See `pipeline.reading.RowCache.decline`."""
-        self._settle(place, ticket, ["-" if seconds else "", round(seconds * 1000)])
+        await self._settle(place, ticket, ["-" if seconds else "", round(seconds * 1000)])
 
-    def _settle(self, place: Place, ticket: Ticket, args: list[Any]) -> bool:
-        with translated(), self._connection() as connection:
-            if life_of(connection) != ticket.life:  # what the row was made of may be lost
-                return False
-            call = ([self._row(place), self._overlay(place)], [ticket.token, *args])
-            return bool(_run(connection, self._install, [call])[0])
-
-    def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
-        self._redis.close()
+    async def _settle(self, place: Place, ticket: Ticket, args: Sequence[Any]) -> bool:
+        with translated():
+            async with self._wire.line() as line:
+                if line.life != ticket.life:  # what the row was made of may be lost
+                    return False
+                call: Call = ([self._row(place), self._overlay(place)], [ticket.token, *args])
+                return bool(sound(await line.call(self._install, [call]))[0])
 
     def _row(self, place: Place) -> str:
         return f"{self._keys.shards[place.shard].row}{place.table}:{place.identity}"
 
     def _overlay(self, place: Place) -> str:
         return f"{self._keys.shards[place.shard].overlay}{place.table}:{place.identity}"
-
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        """One connection: its answers are of one life of the server."""
-        pool = self._redis.connection_pool
-        connection = pool.get_connection()
-        try:
-            yield connection
-        except BaseException:
-            connection.disconnect()  # another one must not get our answers
-            raise
-        finally:
-            pool.release(connection)
-
-
-def _send(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    """The answers to ``commands``, sent in one go; errors of Redis among them as values."""
-    connection.send_packed_command(connection.pack_commands(commands))
-    return [_reply(connection) for _ in commands]
-
-
-def _reply(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except ResponseError as error:
-        return error
-
-
-def _sound(replies: list[Any]) -> list[Any]:
-    for reply in replies:
-        if isinstance(reply, ResponseError):
-            raise reply
-    return replies
-
-
-def _run(connection: Any, script: Script, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
-    commands: list[Command] = [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls]
-    replies = _send(connection, commands)
-    if isinstance(replies[0], NoScriptError):  # then none of them ran
-        replies = _send(connection, [("SCRIPT LOAD", script.script), *commands])[1:]
-    return _sound(replies)
 
 
 def _mapping(reply: Any) -> dict[bytes, bytes]:

@@ -16,7 +16,8 @@ from rich.text import Text
 from pipeline.cli.printing import Cell, print_json, print_table, rich_table, seconds, tell
 from pipeline.cli.running import FAILED, OK, Command, described, open_pipeline
 from pipeline.errors import InvalidSetting, PipelineError
-from pipeline.wiring import Pipeline, Status
+from pipeline.status import Status
+from pipeline.wiring import Pipeline
 
 __all__ = ["status"]
 

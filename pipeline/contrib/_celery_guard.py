@@ -21,6 +21,7 @@ from celery.bootsteps import RUN  # type: ignore[attr-defined] # its stubs leave
 from celery.worker.consumer.tasks import Tasks
 from kombu.utils.json import dumps, loads
 
+from pipeline.driving import run
 from pipeline.errors import PipelineError
 from pipeline.wiring import Pipeline
 
@@ -137,7 +138,7 @@ class _Door:
         while self._held:
             refused = self._held[0]
             try:
-                self._pipeline.ingress.bury(refused.raw, refused.reason, refused.delivery)
+                run(self._pipeline.ingress.bury(refused.raw, refused.reason, refused.delivery))
             except PipelineError as error:
                 log.warning("%d refused messages wait for Redis: %s", len(self._held), error)
                 return error
@@ -204,7 +205,7 @@ class _Door:
         raw = _raw(message)
         log.error("a message of %d bytes is refused and becomes a dead letter, which says why", len(raw))
         try:
-            self._pipeline.ingress.bury(raw, reason, uuid.uuid4().hex)
+            run(self._pipeline.ingress.bury(raw, reason, uuid.uuid4().hex))
         except PipelineError as error:
             log.warning("a refused message goes back to its queue: %s", error)
             message.reject(requeue=True)

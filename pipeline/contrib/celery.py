@@ -27,6 +27,7 @@ from kombu.utils.json import dumps, register_type
 from pipeline.config import Config
 from pipeline.contrib._celery_guard import guard
 from pipeline.core.values import timedelta_us
+from pipeline.driving import run
 from pipeline.errors import PipelineError, TopologyMismatch
 from pipeline.wiring import Pipeline
 
@@ -114,10 +115,12 @@ def _register_ingress(app: Celery, pipeline: Pipeline) -> None:
         request = self.request
         for pause in _PAUSES_SECONDS:
             try:
-                pipeline.ingress.accept(
-                    str(request.id),
-                    None if positional else arguments,
-                    lambda: dumps([positional, arguments, {}]),
+                run(
+                    pipeline.ingress.accept(
+                        str(request.id),
+                        None if positional else arguments,
+                        lambda: dumps([positional, arguments, {}]),
+                    )
                 )
             except PipelineError as error:
                 log.warning("event %s cannot be accepted now: %s", request.id, error)

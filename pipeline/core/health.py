@@ -93,7 +93,7 @@ class StoreFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
-    """One shard; see `pipeline.wiring.ShardStatus`."""
+    """One shard; see `pipeline.status.ShardStatus`."""
 
     shard: int
     pending: int

@@ -8,7 +8,7 @@ fail, and what still fails is bad by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 __all__ = ["isolate"]
@@ -17,10 +17,10 @@ E = TypeVar("E")
 F = TypeVar("F")
 
 
-def isolate(
+async def isolate(
     events: Sequence[E],
-    attempt: Callable[[Sequence[E]], F | None],
-    attempt_alone: Callable[[E], F | None],
+    attempt: Callable[[Sequence[E]], Awaitable[F | None]],
+    attempt_alone: Callable[[E], Awaitable[F | None]],
 ) -> list[tuple[E, F]]:
     """Apply ``events`` in order and return the bad ones with what was wrong with each, in order.
 
@@ -32,21 +32,21 @@ def isolate(
     """
     bad: list[tuple[E, F]] = []
 
-    def settle(part: Sequence[E], *, known_bad: bool) -> bool:
+    async def settle(part: Sequence[E], *, known_bad: bool) -> bool:
         """Apply ``part``; whether it was good as a whole."""
-        if not known_bad and attempt(part) is None:
+        if not known_bad and await attempt(part) is None:
             return True
         if len(part) == 1:
-            finding = attempt_alone(part[0])
+            finding = await attempt_alone(part[0])
             if finding is None:
                 return True
             bad.append((part[0], finding))
             return False
         middle = len(part) // 2
-        first_was_good = settle(part[:middle], known_bad=False)
-        settle(part[middle:], known_bad=first_was_good)
+        first_was_good = await settle(part[:middle], known_bad=False)
+        await settle(part[middle:], known_bad=first_was_good)
         return False
 
     if events:
-        settle(events, known_bad=False)
+        await settle(events, known_bad=False)
     return bad

@@ -11,11 +11,13 @@ import psycopg
 from pipeline.core.change import MAX_EVENT_ID, Event
 from pipeline.core.codec import Malformed
 from pipeline.core.failure import Meaning
+from pipeline.driving import run
 from pipeline.errors import ApplyFailed, NotMigrated
 from pipeline.ports import Applied, Batch
 from pipeline.store.bulk import Plan, Shape
 from pipeline.store.catalog import Catalog
 from pipeline.store.isolation import Finding, IsolatingWriter
+from pipeline.store.queries import BlockingQueries
 from pipeline.store.statements import statement
 from pipeline.telemetry import Probe, Step
 
@@ -157,7 +159,8 @@ class Application:
     def _freshen(self) -> None:
         """See that what the catalog's cache says of the batch's tables is still so."""
         events = (entry for entry in self._batch.entries if isinstance(entry, Event))
-        if self._catalog.freshen(self._connection, {change.table for event in events for change in event.changes}):
+        names = {change.table for event in events for change in event.changes}
+        if run(self._catalog.freshen(BlockingQueries(self._connection), names)):
             self._plans.clear()
 
     # --- once only

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-import psycopg
-from psycopg.rows import dict_row
-
 from pipeline.core.failure import Meaning
 from pipeline.core.table import Column, Kind, Table, depths, reach
 from pipeline.errors import ApplyFailed
+from pipeline.store.queries import Queries
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit
 
@@ -54,7 +52,7 @@ class Catalog:
         self._tables: dict[str, Table] = {}
         self._fingerprints: dict[str, str] = {}
 
-    def freshen(self, connection: psycopg.Connection[Any], names: Iterable[str]) -> bool:
+    async def freshen(self, queries: Queries, names: Iterable[str]) -> bool:
         """Forget those of the tables ``names`` that have changed since they were read; whether there was one.
 
         One statement. A changed type, default, index or foreign key makes no error by itself, but wrong rows.
@@ -62,7 +60,7 @@ class Catalog:
         known = [name for name in names if name in self._tables]
         if not known:
             return False
-        now = _fingerprints(connection, known)
+        now = await _fingerprints(queries, known)
         changed = [name for name in known if now.get(name) != self._fingerprints.get(name)]
         for name in changed:
             self._tables.pop(name, None)
@@ -76,24 +74,24 @@ class Catalog:
         """The table called ``name`` (canonical SQL spelling), if it has been read already."""
         return self._tables.get(name)
 
-    def read(self, connection: psycopg.Connection[Any], name: str) -> Table:
+    async def read(self, queries: Queries, name: str) -> Table:
         """Read the table called ``name``.
 
         Raises:
             ApplyFailed: there is no such table, or it is none that can be written in bulk (meaning: systemic).
         """
-        fingerprint = _fingerprints(connection, [name]).get(name, "")
-        table = self._tables[name] = _read(connection, name)
+        fingerprint = (await _fingerprints(queries, [name])).get(name, "")
+        table = self._tables[name] = await _read(queries, name)
         self._fingerprints[name] = fingerprint
         return table
 
 
-def _fingerprints(connection: psycopg.Connection[Any], names: list[str]) -> dict[str, str]:
-    return dict(connection.execute(statement("catalog_fingerprints"), {"names": names}).fetchall())
+async def _fingerprints(queries: Queries, names: list[str]) -> dict[str, str]:
+    return dict(await queries.rows(statement("catalog_fingerprints"), {"names": names}))
 
 
-def _read(connection: psycopg.Connection[Any], name: str) -> Table:
-    found = connection.execute(statement("catalog_table"), {"name": name}).fetchone()
+async def _read(queries: Queries, name: str) -> Table:
+    found = await queries.row(statement("catalog_table"), {"name": name})
     if found is None:
         raise ApplyFailed(f"there is no table {name}", "42P01", Meaning.SYSTEMIC, name)
     oid, schema, relname, relkind = found
@@ -101,10 +99,9 @@ def _read(connection: psycopg.Connection[Any], name: str) -> Table:
         raise Unfit(name, f"a table of the schema {schema} belongs to PostgreSQL or to the pipeline itself")
     if relkind not in _TABLES:
         raise ApplyFailed(f"{name} is not a table", "42809", Meaning.SYSTEMIC, name)
-    with connection.cursor(row_factory=dict_row) as cursor:
-        columns = [_column(row) for row in cursor.execute(statement("catalog_columns"), {"oid": oid})]
-    unique = connection.execute(statement("catalog_unique_keys"), {"oid": oid}).fetchall()
-    references = connection.execute(statement("catalog_references")).fetchall()
+    columns = [_column(record) for record in await queries.records(statement("catalog_columns"), {"oid": oid})]
+    unique = await queries.rows(statement("catalog_unique_keys"), {"oid": oid})
+    references = await queries.rows(statement("catalog_references"))
     return Table(
         oid=oid,
         schema=schema,

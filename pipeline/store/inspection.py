@@ -10,8 +10,10 @@ from psycopg.rows import dict_row
 from pipeline.config import Config
 from pipeline.core.change import canonical_table
 from pipeline.core.health import StoreFacts, TableFacts
+from pipeline.driving import run
 from pipeline.errors import ApplyFailed
 from pipeline.store.catalog import Catalog
+from pipeline.store.queries import BlockingQueries
 from pipeline.store.session import Sessions, translated
 from pipeline.store.statements import migrations, statement
 from pipeline.store.text import Unfit
@@ -47,7 +49,7 @@ def inspect_store(sessions: Sessions, config: Config) -> StoreFacts:
 
 def _table(connection: psycopg.Connection[Any], name: str) -> TableFacts:
     try:
-        table = Catalog().read(connection, name)
+        table = run(Catalog().read(BlockingQueries(connection), name))
     except (ApplyFailed, Unfit) as error:
         return TableFacts(name=name, problem=error.problem)
     except psycopg.errors.InsufficientPrivilege as error:

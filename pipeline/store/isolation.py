@@ -13,10 +13,12 @@ from pipeline.core.failure import Meaning
 from pipeline.core.fold import fold
 from pipeline.core.isolate import isolate
 from pipeline.core.table import Table
+from pipeline.driving import run
 from pipeline.errors import ApplyFailed
 from pipeline.store.bulk import BulkWriter, Plan, Shape
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import meaning_of, public_text, text_of_error
+from pipeline.store.queries import BlockingQueries
 from pipeline.store.text import Unfit
 from pipeline.telemetry import Probe, Step
 
@@ -80,7 +82,8 @@ class IsolatingWriter:
             psycopg.Error: something that is no event's fault.
         """
         self._lineup = Lineup(events)
-        return self._second_chances(isolate(events, self._attempt, self._attempt_alone), events)
+        found = run(isolate(events, self._attempt, self._alone))
+        return self._second_chances(found, events)
 
     def _second_chances(
         self, found: Sequence[tuple[Event, Finding]], events: Sequence[Event]
@@ -104,10 +107,13 @@ class IsolatingWriter:
         healed = {id(event) for event in reversed(free) if self._attempt_alone(event) is None}
         return [(event, finding) for event, finding in found if id(event) not in healed]
 
-    def _attempt(self, events: Sequence[Event]) -> Finding | None:
+    async def _attempt(self, events: Sequence[Event]) -> Finding | None:
         return self._in_savepoint(
             [[row for event in events for row in zip(event.changes, event.identities, strict=True)]]
         )
+
+    async def _alone(self, event: Event) -> Finding | None:
+        return self._attempt_alone(event)
 
     def _attempt_alone(self, event: Event) -> Finding | None:
         """What is wrong with ``event``; raises `ApplyFailed` if that is the table's fault, and not the event's."""
@@ -167,7 +173,7 @@ class IsolatingWriter:
     def _table(self, name: str) -> Table:
         table = self._catalog.get(name)
         if table is None:
-            table = self._catalog.read(self._connection, name)
+            table = run(self._catalog.read(BlockingQueries(self._connection), name))
         self._tables[table.oid] = table
         self._names[table.oid] = name
         return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import psycopg
@@ -21,8 +21,9 @@ from pipeline.reading import Found, Question, Row
 from pipeline.store.bulk import MissingColumn, Shape, check_shape
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import text_of_error
+from pipeline.store.queries import Queries
 from pipeline.store.rows import array_of, folded_row, key_texts, stored_rows
-from pipeline.store.session import Sessions, translated
+from pipeline.store.session import SessionSource, translated
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit
 
@@ -60,20 +61,23 @@ class _Refused(Exception):
 class PostgresRows:
     """`pipeline.reading.RowStore` on PostgreSQL."""
 
-    def __init__(self, sessions: Sessions, config: Config, clock: Callable[[], float]) -> None:
+    def __init__(self, sessions: SessionSource, config: Config, clock: Callable[[], float]) -> None:
         self._sessions = sessions
         self._namespace = config.namespace
         self._clock = clock
         self._catalog = Catalog()
         self._facts: dict[str, tuple[float, _Facts]] = {}
 
-    def read(self, questions: Sequence[Question]) -> list[Found]:
+    async def read(self, questions: Sequence[Question]) -> list[Found]:
         """See `pipeline.reading.RowStore.read`."""
         name = questions[0].place.table
         for known in (name in self._facts, False):  # what is known may be old: look again, once
             try:
-                with translated(), self._sessions.connection() as connection, _values():
-                    return _Reading(connection, self._facts_of(connection, name), self._namespace).read(questions)
+                with translated():
+                    async with self._sessions.queries() as queries:
+                        with _values():
+                            facts = await self._facts_of(queries, name)
+                            return await _Reading(queries, facts, self._namespace).read(questions)
             except Exception as error:
                 if known and _looks_old(error):
                     self._facts.pop(name, None)
@@ -85,13 +89,13 @@ class PostgresRows:
                 raise
         raise AssertionError
 
-    def _facts_of(self, connection: psycopg.Connection[Any], name: str) -> _Facts:
+    async def _facts_of(self, queries: Queries, name: str) -> _Facts:
         now = self._clock()
         until, facts = self._facts.get(name, (0.0, None))
         if facts is None or now > until:
-            self._catalog.freshen(connection, [name])
-            table = self._catalog.get(name) or self._catalog.read(connection, name)
-            row = connection.execute(statement("catalog_caching"), {"oid": table.oid}).fetchone()
+            await self._catalog.freshen(queries, [name])
+            table = self._catalog.get(name) or await self._catalog.read(queries, name)
+            row = await queries.row(statement("catalog_caching"), {"oid": table.oid})
             restless, triggered = row or (True, True)
             if facts is None or (facts.table, facts.restless, facts.triggered) != (table, restless, triggered):
                 facts = _Facts(table, restless, triggered, _updatable(table, triggered=triggered))
@@ -127,26 +131,27 @@ def _looks_old(error: Exception) -> bool:
 class _Reading:
     """One reading of rows of one table, on one connection."""
 
-    def __init__(self, connection: psycopg.Connection[Any], facts: _Facts, namespace: str) -> None:
-        self._connection = connection
+    def __init__(self, queries: Queries, facts: _Facts, namespace: str) -> None:
+        self._queries = queries
         self._facts = facts
         self._table = facts.table
         self._namespace = namespace
 
-    def read(self, questions: Sequence[Question]) -> list[Found]:
+    async def read(self, questions: Sequence[Question]) -> list[Found]:
         """See `pipeline.reading.RowStore.read`."""
         for question in questions:
             check_shape(self._table, Shape(tuple(question.key), ()))
         settled = [question for question in questions if not question.pending]
-        found = dict(zip((q.place for q in settled), self._stored(settled), strict=True)) if settled else {}
+        answers = await self._stored(settled) if settled else []
+        found = {question.place: answer for question, answer in zip(settled, answers, strict=True)}
         for question in questions:
             if question.pending:
-                found[question.place] = self._current(question)
+                found[question.place] = await self._current(question)
         return [found[question.place] for question in questions]
 
     # --- rows without pending changes
 
-    def _stored(self, questions: Sequence[Question]) -> list[Found]:
+    async def _stored(self, questions: Sequence[Question]) -> list[Found]:
         """The rows as they are, in one statement."""
         names = tuple(sorted(questions[0].key))
         text = self._facts.statements.get(names)
@@ -157,7 +162,7 @@ class _Reading:
         shards = [question.place.shard for question in questions]
         seqs = [question.seq for question in questions]
         try:
-            rows = self._connection.execute(text, [*parameters, shards, seqs, self._namespace]).fetchall()
+            rows = await self._queries.rows(text, [*parameters, shards, seqs, self._namespace])
         except psycopg.DataError as error:
             if error.sqlstate is None:
                 raise
@@ -181,33 +186,33 @@ class _Reading:
 
     # --- a row with pending changes
 
-    def _current(self, question: Question) -> Found:
+    async def _current(self, question: Question) -> Found:
         for careful in (False, True):
-            self._connection.execute(_BEGIN)
+            await self._queries.run(_BEGIN)
             try:
-                found = self._folded(question, careful=careful)
+                found = await self._folded(question, careful=careful)
             except BaseException as error:
-                self._connection.rollback()
+                await self._queries.rollback()
                 if careful or not _is_refusal(error):
                     raise
             else:
-                self._connection.execute("COMMIT")
+                await self._queries.run("COMMIT")
                 return found
         raise AssertionError
 
-    def _folded(self, question: Question, *, careful: bool) -> Found:
+    async def _folded(self, question: Question, *, careful: bool) -> Found:
         """Raises what PostgreSQL refuses in the pending changes, unless ``careful``: then these are left out."""
-        fragile, applied = self._ledger(question)
+        fragile, applied = await self._ledger(question)
         fresh = [change for change in question.pending if change.event_id not in applied]
         if not fresh:
-            (found,) = self._stored([question])
+            (found,) = await self._stored([question])
             return msgspec.structs.replace(found, fragile=fragile)
         if careful:
-            self._stored([question])  # what is wrong with the key is no event's fault
-            good = self._accepted(question, fresh)
+            await self._stored([question])  # what is wrong with the key is no event's fault
+            good = await self._accepted(question, fresh)
         else:
             good = fresh
-        existed, row = self._after(question, good)
+        existed, row = await self._after(question, good)
         replaced = any(change.change.delete for change in good)
         installable = (
             row is not None
@@ -219,28 +224,28 @@ class _Reading:
         )
         return Found(row, installable, self._facts.updatable, fragile)
 
-    def _ledger(self, question: Question) -> tuple[bool, frozenset[str]]:
+    async def _ledger(self, question: Question) -> tuple[bool, frozenset[str]]:
         parameters = {
             "namespace": self._namespace,
             "shard": question.place.shard,
             "seq": question.seq,
             "event_ids": [change.event_id for change in question.pending],
         }
-        row = self._connection.execute(statement("read_ledger"), parameters).fetchone()
+        row = await self._queries.row(statement("read_ledger"), parameters)
         return (False, frozenset()) if row is None else (row[0], frozenset(row[1]))
 
-    def _accepted(self, question: Question, pending: Sequence[Pending]) -> list[Pending]:
+    async def _accepted(self, question: Question, pending: Sequence[Pending]) -> list[Pending]:
         """Those of ``pending`` that the row takes, event by event as the flush finds them."""
         events: dict[int, list[Pending]] = {}
         for change in pending:
             events.setdefault(change.seq, []).append(change)
         good: list[Pending] = []
 
-        def attempt(part: Sequence[list[Pending]]) -> Exception | None:
+        async def attempt(part: Sequence[list[Pending]]) -> Exception | None:
             tried = [*good, *(change for event in part for change in event)]
             try:
-                with self._connection.transaction():
-                    self._after(question, tried)
+                async with self._queries.savepoint():
+                    await self._after(question, tried)
             except Exception as error:
                 if not _is_refusal(error):
                     raise
@@ -248,10 +253,10 @@ class _Reading:
             good[:] = tried
             return None
 
-        isolate(list(events.values()), attempt, lambda event: attempt([event]))
+        await isolate(list(events.values()), attempt, lambda event: attempt([event]))
         return good
 
-    def _after(self, question: Question, pending: Sequence[Pending]) -> tuple[bool, Row | None]:
+    async def _after(self, question: Question, pending: Sequence[Pending]) -> tuple[bool, Row | None]:
         """Whether there is a row, and what it is after ``pending``."""
         table = self._table
         waves = fold([(table, change.change, question.place.identity) for change in pending])
@@ -262,7 +267,7 @@ class _Reading:
             raise StoreError(str(error), "42703") from error
         if query is None:
             return False, None
-        answer = self._connection.execute(query.text, query.parameters).fetchone()
+        answer = await self._queries.row(query.text, query.parameters)
         existed, *values = answer or (False,)
         if not existed and not pending:
             return False, None

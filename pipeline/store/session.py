@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
@@ -16,9 +16,22 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pipeline.config import Config
 from pipeline.core.failure import Meaning, classify
+from pipeline.driving import run
 from pipeline.errors import InvalidSetting, NotMigrated, StoreError, StoreUnavailable
+from pipeline.store.queries import BlockingQueries, Queries
 
-__all__ = ["PatientConnection", "Sessions", "translated"]
+__all__ = [
+    "GRACE_SECONDS",
+    "Deaf",
+    "PatientConnection",
+    "SessionSource",
+    "Sessions",
+    "arguments_of",
+    "listening",
+    "patience_of",
+    "prepare_session",
+    "translated",
+]
 
 R = TypeVar("R")
 
@@ -28,7 +41,7 @@ index, however large the target is and whatever its statistics say."""
 
 _SCHEMA_MISSING: Final = frozenset({"3F000", "42P01"})
 
-_GRACE_SECONDS: Final = 5.0
+GRACE_SECONDS: Final = 5.0
 """What the way there and back may take, beyond the time that the server may take for a statement."""
 
 _LOOK_FOR_CLIENT_MILLISECONDS: Final = 1000
@@ -80,7 +93,31 @@ def _check_url(url: str) -> None:
         ) from None
 
 
-class _Deaf(psycopg.OperationalError):
+def arguments_of(config: Config) -> dict[str, Any]:
+    """What every connection is opened with, besides the URL.
+
+    Raises:
+        InvalidSetting: the database URL cannot be read.
+    """
+    _check_url(config.database_url)
+    return {
+        "autocommit": True,
+        "client_encoding": "utf8",  # COPY data are; the default is the encoding of the database
+        # after the URL's own, so that a search_path given there stays
+        "options": f"{conninfo_to_dict(config.database_url).get('options') or ''} {_options(config)}".strip(),
+        "connect_timeout": 5,
+        "application_name": "celery-write-behind",
+        "keepalives_idle": 30,
+        "tcp_user_timeout": round(config.lease_seconds * 800),  # milliseconds: notice before the lease is over
+    }
+
+
+def patience_of(config: Config) -> float:
+    """Seconds of silence after which a server is given up that may work on a statement."""
+    return config.statement_timeout_seconds + GRACE_SECONDS
+
+
+class Deaf(psycopg.OperationalError):
     """The server's end of a connection holds it open, and was not heard of in the time that a statement may take."""
 
 
@@ -94,55 +131,60 @@ class PatientConnection(psycopg.Connection[Any]):
     costs three microseconds per wait, and neither a thread nor a timer: psycopg looks up ten times a second anyway.
     """
 
-    patience_seconds: float = _GRACE_SECONDS
+    patience_seconds: float = GRACE_SECONDS
 
     def wait(self, gen: PQGen[R], *arguments: Any, **options: Any) -> R:
         """See `psycopg.Connection.wait`; raises OperationalError if nothing comes for ``patience_seconds``."""
         try:
-            return super().wait(self._listening(gen), *arguments, **options)
-        except _Deaf:
+            return super().wait(listening(gen, self.patience_seconds), *arguments, **options)
+        except Deaf:
             self.close()  # it is useless, and nothing more must wait for it: a ROLLBACK, say
             raise
 
-    def _listening(self, gen: PQGen[R]) -> PQGen[R]:
-        try:
-            wanted = next(gen)
-            heard = monotonic()
-            while True:
-                ready = yield wanted
-                if ready:
-                    heard = monotonic()
-                elif monotonic() - heard > self.patience_seconds:
-                    raise _Deaf(f"PostgreSQL was not heard of for {self.patience_seconds:g} seconds, connection closed")
-                wanted = gen.send(ready)
-        except StopIteration as end:
-            result: R = end.value
-            return result
+
+def listening(gen: PQGen[R], patience_seconds: float) -> PQGen[R]:
+    """What psycopg waits for, until nothing comes for ``patience_seconds``; raises `Deaf`."""
+    try:
+        wanted = next(gen)
+        heard = monotonic()
+        while True:
+            ready = yield wanted
+            if ready:
+                heard = monotonic()
+            elif monotonic() - heard > patience_seconds:
+                raise Deaf(f"PostgreSQL was not heard of for {patience_seconds:g} seconds, connection closed")
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        result: R = end.value
+        return result
 
 
-def _insist_on_durability(connection: psycopg.Connection[Any]) -> None:
-    """Redis forgets a batch when it is committed, so a commit must be on disk; a stricter setting is left alone."""
-    row = connection.execute("SHOW synchronous_commit").fetchone()
-    if row is not None and row[0] == "off":
-        connection.execute("SET synchronous_commit = on")
-
-
-def _look_for_client(connection: psycopg.Connection[Any]) -> None:
-    """A worker that dies while its backend waits or works must not leave its locks behind until that is through.
-
-    It is no start option: a server that does not know it, or is on a platform that cannot do it, would refuse us.
-    """
+async def prepare_session(queries: Queries) -> None:
+    """Set up a new connection with what cannot be given as a start option."""
+    # Redis forgets a batch when it is committed, so a commit must be on disk; a stricter setting is left alone
+    if await queries.row("SHOW synchronous_commit") == ("off",):
+        await queries.run("SET synchronous_commit = on")
+    # A worker that dies while its backend waits or works must not leave its locks behind until that is through. It is
+    # no start option: a server that does not know it, or is on a platform that cannot do it, would refuse us.
     with suppress(psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue):
-        connection.execute(b"SET client_connection_check_interval = %d" % _LOOK_FOR_CLIENT_MILLISECONDS)
+        await queries.run(f"SET client_connection_check_interval = {_LOOK_FOR_CLIENT_MILLISECONDS}")
 
 
 def _check(connection: PatientConnection) -> None:
     """Whether a connection of the pool is still good; an empty query has no work to do, and needs no patience."""
-    patience, connection.patience_seconds = connection.patience_seconds, _GRACE_SECONDS
+    patience, connection.patience_seconds = connection.patience_seconds, GRACE_SECONDS
     try:
         ConnectionPool.check_connection(connection)
     finally:
         connection.patience_seconds = patience
+
+
+class SessionSource(Protocol):
+    """Where connections to PostgreSQL come from."""
+
+    def queries(self) -> AbstractAsyncContextManager[Queries]:
+        """Lend a connection. Raises (on entering) psycopg.OperationalError or `psycopg_pool.PoolTimeout`."""
+        ...
 
 
 class Sessions:
@@ -154,19 +196,9 @@ class Sessions:
         Raises:
             InvalidSetting: the database URL cannot be read.
         """
-        _check_url(config.database_url)
         self._url = config.database_url
-        self._arguments: dict[str, Any] = {
-            "autocommit": True,
-            "client_encoding": "utf8",  # COPY data are; the default is the encoding of the database
-            # after the URL's own, so that a search_path given there stays
-            "options": f"{conninfo_to_dict(config.database_url).get('options') or ''} {_options(config)}".strip(),
-            "connect_timeout": 5,
-            "application_name": "celery-write-behind",
-            "keepalives_idle": 30,
-            "tcp_user_timeout": round(config.lease_seconds * 800),  # milliseconds: notice before the lease is over
-        }
-        self._patience_seconds = config.statement_timeout_seconds + _GRACE_SECONDS
+        self._arguments = arguments_of(config)
+        self._patience_seconds = patience_of(config)
         self._lock = threading.Lock()
         self._pool: ConnectionPool[PatientConnection] | None = None
         self._pid = 0
@@ -191,6 +223,12 @@ class Sessions:
                 raise  # the server is well: all connections are in use
             yield connection
 
+    @asynccontextmanager
+    async def queries(self) -> AsyncIterator[Queries]:
+        """See `SessionSource.queries`."""
+        with self.connection() as connection:
+            yield BlockingQueries(connection)
+
     def _probe(self) -> None:
         """Connect once without the pool: it waits its full time for a server that is away, and does not say why."""
         self._doubtful = True
@@ -206,8 +244,7 @@ class Sessions:
         return True
 
     def _configure(self, connection: PatientConnection) -> None:
-        _insist_on_durability(connection)
-        _look_for_client(connection)
+        run(prepare_session(BlockingQueries(connection)))
         connection.patience_seconds = self._patience_seconds
 
     def _open(self) -> ConnectionPool[PatientConnection]:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 
 from pipeline import Pipeline
-from pipeline.wiring import Status
+from pipeline.status import Status
 
 __all__ = ["Monitor", "Numbers", "Stalled"]
 

@@ -10,8 +10,8 @@ import pytest
 from pipeline import Change, Pipeline
 from pipeline.contrib.embedded import Postgres
 from pipeline.flush import End
+from pipeline.status import ShardStatus
 from pipeline.telemetry import Step
-from pipeline.wiring import ShardStatus
 from tests.conformance.lane import batch_of, claimed, event, events_of
 from tests.integration.scene import Scene, dead, drain, restore, snapshot
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline import Change, NotMigrated, Pipeline
 from pipeline.contrib.embedded import Postgres
 from pipeline.flush import End
-from pipeline.wiring import ShardStatus
+from pipeline.status import ShardStatus
 from tests.conformance.lane import claimed
 from tests.integration.scene import Scene, dead, disk_full, drain, eventually
 

@@ -1,0 +1,227 @@
+"""Lines to Redis: one connection for the time of an ``async with``, whose answers are taken one by one.
+
+There are blocking lines, for `pipeline.driving.run`, and awaiting ones, for an event loop. All that they differ in is
+how bytes go and come.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final, Protocol, Self
+
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from pipeline.buffer.connection import Packer, connect, connect_async, life_of
+from pipeline.config import Config
+
+__all__ = ["AsyncWire", "BlockingWire", "Call", "Command", "Line", "Source", "Wire", "sound", "source"]
+
+Command = tuple[Any, ...]
+Call = tuple[Sequence[str], Sequence[Any]]
+"""The keys and the arguments of a script."""
+
+
+_PACKER: Final = Packer()  # redis-py packs in Python for an event loop
+
+
+class Source:
+    """A script, and what it is called by."""
+
+    __slots__ = ("sha", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def command(self, keys: Sequence[str], args: Sequence[Any]) -> Command:
+        """The command that calls it."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+
+    @property
+    def load(self) -> Command:
+        """The command that makes it known."""
+        return ("SCRIPT LOAD", self.text)
+
+
+def source(name: str) -> Source:
+    """The script ``lua/<name>.lua``."""
+    return Source((files("pipeline.buffer") / "lua" / f"{name}.lua").read_text("utf-8"))
+
+
+class Line(ABC):
+    """One connection. What is still owed at the end closes it, so that nobody else gets our answers."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        self._patience = patience_seconds
+        self._connection: Any = None
+        self._owed = 0
+        self.broken: str | None = None
+        """Why nothing more can be learned over this line, ``None`` as long as something can."""
+
+    @property
+    def life(self) -> str:
+        """See `pipeline.buffer.connection.life_of`."""
+        return life_of(self._connection)
+
+    @abstractmethod
+    async def __aenter__(self) -> Self: ...
+
+    @abstractmethod
+    async def __aexit__(self, *_: object) -> None: ...
+
+    @abstractmethod
+    async def _write(self, commands: Sequence[Command]) -> None: ...
+
+    @abstractmethod
+    async def _read(self, seconds: float) -> Any: ...
+
+    @abstractmethod
+    async def _drop(self) -> None: ...
+
+    async def drop(self) -> None:
+        """Forget what is owed; the next `post` connects anew."""
+        await self._drop()
+        self._owed = 0
+
+    async def post(self, commands: Sequence[Command]) -> None:
+        """Send ``commands`` in one go; raises `RedisError`."""
+        self._owed += len(commands)  # before it is true: an interrupt may come at any instruction
+        try:
+            await self._write(commands)
+        except RedisError as error:
+            self.broken = str(error)
+            raise
+
+    async def reply(self, seconds: float = 0) -> Any:
+        """The next answer, an error of Redis as a value; ``seconds`` longer than usual. Raises `RedisError`."""
+        try:
+            reply = await self._read(self._patience + seconds)
+        except ResponseError as error:
+            reply = error
+        except RedisError as error:
+            self.broken = str(error)
+            raise
+        self._owed -= 1
+        return reply
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers to ``commands``, errors of Redis among them as values; raises `RedisError`."""
+        await self.post(commands)
+        return [await self.reply() for _ in commands]
+
+    async def call(self, script: Source, calls: Sequence[Call]) -> list[Any]:
+        """The answers of ``script`` to ``calls``, errors among them as values; in one round trip if Redis knows it."""
+        commands = [script.command(keys, args) for keys, args in calls]
+        replies = await self.send(commands)
+        # Redis lost its scripts: these calls, and only these, did not run
+        if missed := [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]:
+            _, *again = await self.send([script.load, *(commands[number] for number in missed)])
+            for number, reply in zip(missed, again, strict=True):
+                replies[number] = reply
+        return replies
+
+
+def sound(replies: list[Any]) -> list[Any]:
+    """``replies``, or the first error among them is raised."""
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise reply
+    return replies
+
+
+class Wire(Protocol):
+    """Where lines come from."""
+
+    def line(self) -> Line:
+        """A line, to be used in an ``async with``; entering it raises `RedisError`."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections; the next use opens new ones."""
+        ...
+
+
+class _BlockingLine(Line):
+    def __init__(self, pool: Any, patience_seconds: float) -> None:
+        super().__init__(patience_seconds)
+        self._pool = pool
+
+    async def __aenter__(self) -> Self:
+        self._connection = self._pool.get_connection()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._owed:
+            self._connection.disconnect()
+        self._pool.release(self._connection)
+
+    async def _write(self, commands: Sequence[Command]) -> None:
+        self._connection.send_packed_command(self._connection.pack_commands(commands))
+
+    async def _read(self, seconds: float) -> Any:
+        return self._connection.read_response(timeout=seconds)
+
+    async def _drop(self) -> None:
+        self._connection.disconnect()
+
+
+class BlockingWire:
+    """`Wire` for threads. Thread-safe and fork-safe, as redis-py's pool is."""
+
+    def __init__(self, config: Config) -> None:
+        self._redis: Any = connect(config, lives=True)
+        self._patience = config.redis_timeout_seconds
+
+    def line(self) -> Line:
+        """See `Wire.line`."""
+        return _BlockingLine(self._redis.connection_pool, self._patience)
+
+    async def close(self) -> None:
+        """See `Wire.close`."""
+        self._redis.close()
+
+
+class _AsyncLine(Line):
+    def __init__(self, pool: Any, patience_seconds: float) -> None:
+        super().__init__(patience_seconds)
+        self._pool = pool
+
+    async def __aenter__(self) -> Self:
+        self._connection = await self._pool.get_connection()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            if self._owed:
+                await self._connection.disconnect()
+        finally:
+            await self._pool.release(self._connection)
+
+    async def _write(self, commands: Sequence[Command]) -> None:
+        packed = [part for command in commands for part in _PACKER.pack(*command)]
+        await self._connection.send_packed_command(packed)
+
+    async def _read(self, seconds: float) -> Any:
+        return await self._connection.read_response(timeout=seconds)
+
+    async def _drop(self) -> None:
+        await self._connection.disconnect()
+
+
+class AsyncWire:
+    """`Wire` for one event loop."""
+
+    def __init__(self, config: Config) -> None:
+        self._redis: Any = connect_async(config)
+        self._patience = config.redis_timeout_seconds
+
+    def line(self) -> Line:
+        """See `Wire.line`."""
+        return _AsyncLine(self._redis.connection_pool, self._patience)
+
+    async def close(self) -> None:
+        """See `Wire.close`."""
+        await self._redis.aclose()
