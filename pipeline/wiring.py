@@ -27,6 +27,7 @@ from pipeline.core.health import Facts, Finding, diagnose
 from pipeline.driving import blocking_sleep, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
+from pipeline.patience import Patience
 from pipeline.ports import Ledger
 from pipeline.reader import Reader
 from pipeline.replay import Replayer
@@ -71,7 +72,8 @@ class Pipeline:
         self._buffer = RedisBuffer(self._redis, self.config, self._check_topology)
         self._sessions = Sessions(self.config)
         self._intake = RedisIntake(self._wire, self._topology, self.config, blocking_sleep)
-        self._writer = Writer(self._intake, self.config, _new_event_id, probe)
+        patience = Patience(self.config.full_timeout_seconds, time.monotonic, random.random, blocking_sleep)
+        self._writer = Writer(self._intake, self.config, _new_event_id, patience, probe)
         cache = RedisRows(self._wire, self._topology, self.config)
         store = PostgresRows(self._sessions, self.config, time.monotonic)
         reader = Reader(cache, store, self.config, time.monotonic, blocking_sleep, probe=probe)
@@ -118,7 +120,8 @@ class Pipeline:
 
         Raises:
             InvalidEvent: names the table, the column and the problem; nothing reached Redis.
-            PipelineFull: the shard holds as many pending events as it may.
+            PipelineFull: the shard holds as many pending events as it may, and (with ``config.when_full`` ``"block"``)
+                has done so for ``config.full_timeout_seconds``.
             DurabilityNotReached: it was accepted, but ``durability`` not reached in time; see there about retries.
             BufferUnavailable: Redis could not be reached, or the connection broke; see there about retries.
         """

@@ -23,6 +23,7 @@ LATELY_SECONDS: Final = 120.0
 
 _SHORTEST_SECONDS: Final = 0.01
 _LONGEST_SECONDS: Final = 0.25
+_MAX_EXPONENT: Final = 5  # 10 ms, five times doubled, are more than the longest
 
 
 class Drained(msgspec.Struct, frozen=True):
@@ -56,13 +57,13 @@ def drain_seconds(pending: int, per_second: float | None) -> float | None:
     return None if per_second is None else pending / per_second
 
 
-def pause(lacking: int, per_second: float | None, draw: float) -> float:
+def pause(lacking: int, per_second: float | None, tries: int, draw: float) -> float:
     """Seconds until a writer looks again whether a full shard has room for the ``lacking`` events that did not fit.
 
-    As long as it takes to drain so many, at most a quarter of a second, since a batch frees much at once; and not less
-    than 10 ms. ``draw`` is a uniform number in [0, 1): with full jitter, writers that one batch has let go do not come
-    back all at once.
+    As long as it takes to drain so many, but a batch makes room for many at once, so nobody knows when: twice as long
+    after each of the ``tries`` in vain before, at least 10 ms, and at most a quarter of a second. ``draw`` is a uniform
+    number in [0, 1): with full jitter, writers that one batch has let go do not come back all at once.
     """
-    ceiling = _LONGEST_SECONDS if per_second is None else lacking / per_second
-    ceiling = min(max(ceiling, _SHORTEST_SECONDS), _LONGEST_SECONDS)
+    ceiling = _LONGEST_SECONDS if per_second is None else max(lacking / per_second, _SHORTEST_SECONDS)
+    ceiling = min(ceiling * 2.0 ** min(tries, _MAX_EXPONENT), _LONGEST_SECONDS)
     return _SHORTEST_SECONDS + (ceiling - _SHORTEST_SECONDS) * draw
