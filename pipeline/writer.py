@@ -155,9 +155,7 @@ class Writer:
         receipts: list[Receipt | None] = [None] * len(events)
         waiting = self._waiting(self._when_full)
         while lanes:
-            # a full shard is tried again when the others have all of theirs
-            tried = [shard for shard in lanes if shard not in waiting] or list(lanes)
-            parts = [(shard, lanes[shard][: self._chunk]) for shard in tried]
+            parts = [(shard, positions[: self._chunk]) for shard, positions in lanes.items()]
             try:
                 outcomes = await write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
             except PipelineError as error:  # none of them, or the connection broke and nobody knows
@@ -170,10 +168,12 @@ class Writer:
                     lanes[shard] = lanes[shard][len(part) :]
             lanes = {shard: positions for shard, positions in lanes.items() if positions}
             try:
-                rest = waiting.after(zip(tried, (len(part) for _, part in parts), outcomes, strict=True))
+                rest = waiting.after(
+                    (shard, len(part), outcome) for (shard, part), outcome in zip(parts, outcomes, strict=True)
+                )
             except PipelineError as error:
                 raise _with_receipts(error, [*before, *receipts]) from error.__cause__
-            if rest and all(shard in waiting for shard in lanes):
+            if rest and all(shard in waiting for shard in lanes):  # nobody else has anything to send
                 await self._pause(rest)
         return receipts
 
