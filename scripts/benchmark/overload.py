@@ -30,11 +30,11 @@ TRIGGER: Final = (
 )
 ROWS: Final = "SELECT coalesce(sum(row_count), 0)::bigint FROM pipeline.batch"
 
-BYTES_PER_EVENT: Final = 1536
+BYTES_PER_EVENT: Final = 1024
 """More than a pending event of this load takes in Redis, measured: see `docs/how-to/backpressure.md`."""
 
-FIXED_BYTES: Final = 16 * 1024 * 1024
-"""What does not grow with the backlog: a batch on its way to the flusher, the buffer of the append-only file."""
+FIXED_BYTES: Final = 1024 * 1024
+"""What does not grow with the backlog: scripts, connections, a batch on its way to the flusher."""
 
 SAMPLE_SECONDS: Final = 0.05
 STALL_SECONDS: Final = 60.0
@@ -93,9 +93,9 @@ class Outcome(NamedTuple):
         return {
             "pending is never above max_pending": self.peak_pending <= self.load.max_pending,
             "Redis grows by no more than max_pending events": self.peak_memory <= memory_bound(self.load),
-            "producers had to wait, and all got through": last.waits > 0 and last.accepted == self.load.events,
-            "every sum is exact": self.wrong_rows == 0 and last.pending == 0,
-            "fewer rows were written than events": last.rows < self.load.events,
+            "every producer gets through in the end": last.accepted == self.load.events,
+            "every sum is exact in the end": self.wrong_rows == 0 and last.pending == 0,
+            "fewer rows are written than events": last.rows < self.load.events,
         }
 
 
