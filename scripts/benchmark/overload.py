@@ -151,7 +151,7 @@ class _Run:
             sample = self._look()
             show(sample)
             peak_pending, peak_memory = max(peak_pending, sample.pending), max(peak_memory, sample.memory)
-            if len(samples) > 1 and int(sample.seconds) == int(samples[-2].seconds):
+            if len(samples) > 1 and int(sample.seconds) == int(samples[-1].seconds):
                 samples.pop()
             samples.append(sample)
         self._done.set()
