@@ -128,7 +128,7 @@ def _document(outcome: Outcome) -> dict[str, object]:
 
 def _print(outcome: Outcome) -> None:
     console = Console(highlight=False)
-    table = Table("second", "accepted", "pending", "committed", "rows written", "rows saved", "Redis, MiB", "waits")
+    table = Table("second", "accepted", "pending", "committed", "rows", "saved", "MiB", "waits")
     for column in table.columns:
         column.justify = "right"
     every = -(-len(outcome.samples) // TABLE_ROWS)
@@ -137,6 +137,7 @@ def _print(outcome: Outcome) -> None:
         row = [f"{sample.seconds:.0f}", *(f"{number:,}" for number in numbers)]
         table.add_row(*row, f"{sample.memory / MEBIBYTE:.1f}", f"{sample.waits:,}")
     console.print(table)
+    console.print("rows: written to PostgreSQL; saved: by folding; MiB: more in Redis; waits: of writers for room")
     last, bound = outcome.samples[-1], memory_bound(outcome.load)
     console.print(
         f"{last.committed / last.seconds:,.0f} events/s in {last.rows / last.seconds:,.0f} rows/s; "
