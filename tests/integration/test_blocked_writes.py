@@ -1,5 +1,6 @@
 """With ``when_full="block"`` a write waits for room, in order, for so long and no longer, and without a storm."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import Change, Config, Pipeline, PipelineFull, Receipt
+from pipeline import AsyncPipeline, Change, Config, Pipeline, PipelineFull, Receipt
 from pipeline.buffer.topology import Topology
 from pipeline.buffer.wire import BlockingWire
 from pipeline.buffer.writing import RedisIntake
@@ -225,3 +226,33 @@ def test_whatever_is_written_waits_for_room_that_another_thread_makes(
         thread.join(20)
         assert done
     assert redis_scene.redis.llen(redis_scene.keys.events) == 1
+
+
+def test_tasks_that_wait_for_room_keep_nobody_else_in_the_event_loop_from_writing(redis_scene: Scene) -> None:
+    full, roomy = changes_of(0, 1)[0], changes_of(1, 1)[0]
+    config = redis_scene.config(shards=2, max_pending=2, when_full="block")
+
+    async def work() -> list[Receipt]:
+        blocked = asyncio.Event()
+
+        def note(step: Step) -> None:
+            if step is Step.BLOCKED:
+                blocked.set()
+
+        async with AsyncPipeline(config, note) as pipeline, asyncio.timeout(20):
+            await pipeline.write_group([full])
+            async with asyncio.TaskGroup() as group:
+                one = group.create_task(pipeline.write_group([full]))
+                many = group.create_task(pipeline.write_many([full]))
+                await blocked.wait()
+                receipt = await pipeline.write_group([roomy])
+                for task in (one, many):
+                    assert not task.done()
+                while not (one.done() and many.done()):
+                    redis_scene.redis.delete("pipeline.events.{0}")
+                    await asyncio.wait((one, many), timeout=0.01)
+            return [receipt, one.result(), *many.result()]
+
+    first, *others = asyncio.run(work())
+    assert first.shard == 1
+    assert sorted((receipt.shard, receipt.seq) for receipt in others) == [(0, 2), (0, 3)]
