@@ -17,12 +17,15 @@ from pipeline.core.change import canonical_table
 from pipeline.core.retry import RetryPolicy
 from pipeline.errors import InvalidEvent, InvalidSetting
 
-__all__ = ["DURABILITIES", "Config", "Durability"]
+__all__ = ["DURABILITIES", "Config", "Durability", "WhenFull"]
 
 Durability = Literal["memory", "disk", "replica"]
 """How safe an event is when its write is answered: in the memory of Redis, fsynced there, or also in a replica."""
 
 DURABILITIES: Final[frozenset[str]] = frozenset(get_args(Durability))
+
+WhenFull = Literal["raise", "block"]
+"""What a write to a full shard does: raise `PipelineFull` at once, or wait for room first."""
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=315_576_000)]  # ten years: no infinity
@@ -47,6 +50,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         batch_size: most events in one transaction [BATCH_SIZE].
         batch_bytes: most bytes of messages in one transaction [BATCH_BYTES].
         max_pending: most pending events of the pipeline; each shard may hold its equal share [MAX_PENDING].
+        when_full: what a write to a full shard does: ``"raise"`` `PipelineFull`, or ``"block"``: wait for room, and
+            raise it when ``full_timeout_seconds`` are over [WHEN_FULL]. Events that come as Celery messages never wait.
+        full_timeout_seconds: how long a write waits for room [FULL_TIMEOUT].
         max_event_bytes: most bytes of one event's message [MAX_EVENT_BYTES].
         cache_ttl_seconds: how long a clean cached row lives [CACHE_TTL].
         dedupe_window_seconds: how long an ``event_id`` is remembered [DEDUPE_WINDOW].
@@ -73,6 +79,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch_size: _Positive = 5000
     batch_bytes: _Positive = 32 * 1024 * 1024
     max_pending: _Positive = 1_000_000
+    when_full: WhenFull = "raise"
+    full_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 30.0
     max_event_bytes: _Positive = 262_144
     cache_ttl_seconds: _Seconds = 3600.0
     dedupe_window_seconds: _Seconds = 86_400.0

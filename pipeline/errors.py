@@ -100,21 +100,31 @@ class PipelineFull(PipelineError):
     """A shard holds as many pending events as it may; nothing of this call was written to it.
 
     ``accepted`` counts the events of the same ``write_many`` call that were accepted before the refusal.
+    ``drain_seconds`` is how long the ``pending`` events will take at the rate of the last half minute, if no more come;
+    ``None`` if nothing was drained lately.
     """
 
-    def __init__(self, shard: int, pending: int, limit: int, accepted: int = 0) -> None:
-        super().__init__(shard, pending, limit, accepted)
+    def __init__(
+        self, shard: int, pending: int, limit: int, accepted: int = 0, drain_seconds: float | None = None
+    ) -> None:
+        super().__init__(shard, pending, limit, accepted, drain_seconds)
         self.shard = shard
         self.pending = pending
         self.limit = limit
         self.accepted = accepted
+        self.drain_seconds = drain_seconds
 
     def __str__(self) -> str:
         return (
-            f"shard {self.shard} holds {self.pending} pending events, its limit is {self.limit}; "
+            f"shard {self.shard} holds {self.pending} pending events, its limit is {self.limit}; {self._outlook()}; "
             f"{self.accepted} events of this call were accepted before. "
             "Is a worker flushing (`pipeline status`)? PIPELINE_MAX_PENDING raises the limit."
         )
+
+    def _outlook(self) -> str:
+        if self.drain_seconds is None:
+            return "nothing was drained lately"
+        return f"they take about {self.drain_seconds:.1f} s to drain"
 
 
 class DurabilityNotReached(PipelineError):

@@ -72,7 +72,10 @@ class EventWriter(Protocol):
 
 
 class ShardState(msgspec.Struct, frozen=True):
-    """One shard, for ``pipeline status``. Times are Unix milliseconds; ``None``: there is none."""
+    """One shard, for ``pipeline status``. Times are Unix milliseconds; ``None``: there is none.
+
+    ``per_second``: events that were drained lately, see `pipeline.core.drain`.
+    """
 
     shard: int
     queued: int
@@ -89,6 +92,7 @@ class ShardState(msgspec.Struct, frozen=True):
     unreachable: bool = False
     parked: int = 0
     paused: Sequence[PausedTable] = ()
+    per_second: float | None = None
 
 
 class Session(Protocol):

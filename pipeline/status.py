@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline.core.drain import drain_seconds
 from pipeline.errors import PipelineError
 from pipeline.ports import ShardLedger, ShardState
 
@@ -26,7 +27,8 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One shard as Redis knows it. Ages and waits are in seconds; ``None``: there is none.
 
     ``pending`` counts ``frozen`` and ``parked`` events, too. ``parked`` events are set aside because of the tables and
-    columns in ``paused`` (``table`` or ``table.column`` → why).
+    columns in ``paused`` (``table`` or ``table.column`` → why). ``per_second`` is how many events were drained lately,
+    ``drain_seconds`` how long the pending ones will take at that rate, if no more come (see `pipeline.core.drain`).
     """
 
     shard: int
@@ -39,6 +41,8 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     parked: int
     paused: dict[str, str]
+    per_second: float | None
+    drain_seconds: float | None
 
 
 class ShardStatus(LaneStatus, frozen=True, kw_only=True):
@@ -128,9 +132,10 @@ def _sums(lanes: Sequence[LaneStatus]) -> dict[str, Any]:
 
 def _lane(state: ShardState, now_ms: float) -> LaneStatus:
     oldest = state.oldest_ms
+    pending = state.queued + state.frozen + state.parked
     return LaneStatus(
         shard=state.shard,
-        pending=state.queued + state.frozen + state.parked,
+        pending=pending,
         frozen=state.frozen,
         oldest_age=None if oldest is None else round(max(0.0, now_ms - oldest) / 1000, 3),
         attempts=state.begun,
@@ -139,6 +144,8 @@ def _lane(state: ShardState, now_ms: float) -> LaneStatus:
         error=state.error,
         parked=state.parked,
         paused={paused.name: paused.error for paused in state.paused},
+        per_second=state.per_second,
+        drain_seconds=drain_seconds(pending, state.per_second),
     )
 
 

@@ -16,6 +16,7 @@ class Step(StrEnum):
     """A step on the way of an event. A kill right after it is what a test of that step is about."""
 
     WRITING = "write.sending"  # checked and encoded, nothing has reached Redis
+    BLOCKED = "write.blocked"  # refused by a full shard, and about to wait for room
     WRITTEN = "write.accepted"
     CLAIMED = "claim.frozen"
     LOCKED = "apply.locked"  # the transaction holds its shard, nothing is written

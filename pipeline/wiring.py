@@ -33,6 +33,7 @@ from pipeline.core.health import Facts, Finding, Lane, diagnose
 from pipeline.driving import Sleep, blocking_sleep, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
+from pipeline.patience import Patience
 from pipeline.ports import Ledger
 from pipeline.reader import Reader
 from pipeline.replay import Replayer
@@ -64,7 +65,8 @@ class Parts:
         self, config: Config, wire: Wire, topology: Topology, sessions: SessionSource, *, sleep: Sleep, probe: Probe
     ) -> None:
         self.intake = RedisIntake(wire, topology, config, sleep)
-        self.writer = Writer(self.intake, config, _new_event_id, probe)
+        patience = Patience(config.full_timeout_seconds, time.monotonic, random.random, sleep)
+        self.writer = Writer(self.intake, config, _new_event_id, patience, probe)
         cache = RedisRows(wire, topology, config)
         store = PostgresRows(sessions, config, time.monotonic)
         self.reader = Reader(cache, store, config, time.monotonic, sleep, probe=probe)
@@ -134,7 +136,8 @@ class Pipeline:
 
         Raises:
             InvalidEvent: names the table, the column and the problem; nothing reached Redis.
-            PipelineFull: the shard holds as many pending events as it may.
+            PipelineFull: the shard holds as many pending events as it may, and (with ``config.when_full`` ``"block"``)
+                has done so for ``config.full_timeout_seconds``.
             DurabilityNotReached: it was accepted, but ``durability`` not reached in time; see there about retries.
             BufferUnavailable: Redis could not be reached, or the connection broke; see there about retries.
         """

@@ -10,11 +10,12 @@ from zlib import crc32
 
 import msgspec
 
-from pipeline.config import DURABILITIES, Config, Durability
+from pipeline.config import DURABILITIES, Config, Durability, WhenFull
 from pipeline.core.change import Change, canonical_table, changes_of, check_event_id, seal, shard_of, unseal
 from pipeline.core.codec import OPEN_END, Envelope, kwargs_json, malformed_kwargs, read_arguments
 from pipeline.core.intake import Intake, fingerprint, read
 from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, PipelineError, PipelineFull
+from pipeline.patience import Patience, Waiting
 from pipeline.ports import Encoded, EncodedChange, EventBuffer, Session, Written
 from pipeline.telemetry import Probe, Step, ignore
 
@@ -44,13 +45,22 @@ class Receipt(msgspec.Struct, frozen=True):
 class Writer:
     """The write side. Stateless apart from its connections; safe to share between threads."""
 
-    def __init__(self, buffer: EventBuffer, config: Config, new_id: Callable[[], str], probe: Probe = ignore) -> None:
+    def __init__(
+        self,
+        buffer: EventBuffer,
+        config: Config,
+        new_id: Callable[[], str],
+        patience: Patience,
+        probe: Probe = ignore,
+    ) -> None:
         """``new_id`` makes a fresh event id (a UUIDv7 in production)."""
         self._buffer = buffer
         self._shards = config.shards
         self._chunk = min(CHUNK, config.max_pending // config.shards)
         self._max_bytes = config.max_event_bytes
         self._durability = config.durability
+        self._when_full = config.when_full
+        self._patience = patience
         self._tables = frozenset(map(canonical_table, config.tables))
         self._new_id = new_id
         self._probe = probe
@@ -64,25 +74,45 @@ class Writer:
         event_id: str | None = None,
         shard_by: str | None = None,
         durability: Durability | None = None,
+        when_full: WhenFull | None = None,
     ) -> Receipt:
         """Accept one event; see `pipeline.wiring.Pipeline.write` for what it raises."""
         wanted = self._durability if durability is None else _known(durability)
         event = self.encode(changes, event_id=event_id, shard_by=shard_by)
         self._probe(Step.WRITING)
+        waiting = self._waiting(when_full or self._when_full)
+        receipt: Receipt | None = None
+        while receipt is None:
+            try:
+                receipt = await self._write(event, wanted)
+            except PipelineFull as error:
+                await self._pause(waiting.after([(event.shard, 1, error)]))
+        self._probe(Step.WRITTEN)
+        return receipt
+
+    async def _write(self, event: Encoded, wanted: Durability) -> Receipt:
         if wanted == "memory":
             (written,) = await self._buffer.write(event.shard, [event])
-        else:
-            (written,), missing = await self._buffer.write_durably(event.shard, [event], wanted)
-            if missing is not None:
-                raise DurabilityNotReached(wanted, "memory", missing, [_receipt(event, written)])
-        self._probe(Step.WRITTEN)
-        return _receipt(event, written)
+            return _receipt(event, written)
+        (written,), missing = await self._buffer.write_durably(event.shard, [event], wanted)
+        receipt = _receipt(event, written)
+        if missing is not None:
+            raise DurabilityNotReached(wanted, "memory", missing, [receipt])
+        return receipt
+
+    def _waiting(self, when_full: WhenFull) -> Waiting:
+        return Waiting(self._patience, blocking=when_full == "block")
+
+    async def _pause(self, seconds: float) -> None:
+        self._probe(Step.BLOCKED)
+        await self._patience.sleep(seconds)
 
     async def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[Receipt]:
         """Accept one event per change, in chunks; each chunk is one round trip.
 
-        Order is kept per shard. When something goes wrong, the error's ``receipts`` say what was accepted before: one
-        entry per change that was taken from ``changes``, ``None`` where it was not accepted.
+        Order is kept per shard; while one is full and waited for, the others go on. When something goes wrong, the
+        error's ``receipts`` say what was accepted before: one entry per change that was taken from ``changes``,
+        ``None`` where it was not accepted.
 
         All chunks are waited for together, over the one connection that carried them, also those that were accepted
         before an error. So if an accepted event is less durable than ``durability``, it is `DurabilityNotReached`.
@@ -123,24 +153,28 @@ class Writer:
         for position, event in enumerate(events):
             lanes.setdefault(event.shard, []).append(position)
         receipts: list[Receipt | None] = [None] * len(events)
+        waiting = self._waiting(self._when_full)
         while lanes:
-            size = self._chunk
-            parts = [(shard, positions[:size]) for shard, positions in lanes.items()]
-            lanes = {shard: positions[size:] for shard, positions in lanes.items() if len(positions) > size}
-            refused: PipelineError | None = None
+            parts = [(shard, positions[: self._chunk]) for shard, positions in lanes.items()]
             try:
                 outcomes = await write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
             except PipelineError as error:  # none of them, or the connection broke and nobody knows
                 error.receipts = [*before, *receipts]
                 raise
-            for (_, part), outcome in zip(parts, outcomes, strict=True):
-                if isinstance(outcome, PipelineError):
-                    refused = refused or outcome
-                    continue
-                for position, written in zip(part, outcome, strict=True):
-                    receipts[position] = _receipt(events[position], written)
-            if refused is not None:
-                raise _with_receipts(refused, [*before, *receipts])
+            for (shard, part), outcome in zip(parts, outcomes, strict=True):
+                if not isinstance(outcome, PipelineError):
+                    for position, written in zip(part, outcome, strict=True):
+                        receipts[position] = _receipt(events[position], written)
+                    lanes[shard] = lanes[shard][len(part) :]
+            lanes = {shard: positions for shard, positions in lanes.items() if positions}
+            try:
+                rest = waiting.after(
+                    (shard, len(part), outcome) for (shard, part), outcome in zip(parts, outcomes, strict=True)
+                )
+            except PipelineError as error:
+                raise _with_receipts(error, [*before, *receipts]) from error.__cause__
+            if rest and all(shard in waiting for shard in lanes):  # nobody else has anything to send
+                await self._pause(rest)
         return receipts
 
     def encode(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> Encoded:
@@ -219,7 +253,11 @@ class Ingress:
             shard_by = options.pop("shard_by", None)
             if not isinstance(shard_by, str | None):
                 raise InvalidEvent("shard_by must be text")
-            await self._writer.write(changes_of(options), event_id=task_id, shard_by=shard_by, durability="memory")
+            changes = changes_of(options)
+            # a worker that waits for room may be the one that would make it
+            await self._writer.write(
+                changes, event_id=task_id, shard_by=shard_by, durability="memory", when_full="raise"
+            )
         except InvalidEvent as error:
             task_id, refused = _utf8(task_id), _utf8(str(error))
             shard = crc32(task_id.encode()) % self._shards
@@ -305,7 +343,7 @@ async def _settle(
 def _with_receipts(error: PipelineError, receipts: Sequence[Receipt | None]) -> PipelineError:
     if isinstance(error, PipelineFull):
         accepted = sum(receipt is not None for receipt in receipts)
-        error = PipelineFull(error.shard, error.pending, error.limit, accepted)
+        error = PipelineFull(error.shard, error.pending, error.limit, accepted, error.drain_seconds)
     error.receipts = receipts
     return error
 

@@ -16,6 +16,7 @@ from pipeline.buffer.keys import Keys
 from pipeline.buffer.replies import Why, field_of, parts, paused_tables, per_row, shard_state
 from pipeline.buffer.writing import WANTED_AGAIN_MS
 from pipeline.config import Config
+from pipeline.core.drain import TAU_SECONDS
 from pipeline.errors import BufferUnavailable
 from pipeline.ports import (
     Busy,
@@ -45,6 +46,8 @@ _PROBED_MS: Final = 60_000
 
 _CAPS: Final = 10
 """And for so many of the longest rests: who resumes it wrongly again and again must not lose count."""
+
+_TAU_MS: Final = round(TAU_SECONDS * 1000)
 
 
 class RedisBuffer:
@@ -104,11 +107,12 @@ class RedisBuffer:
         ttl_ms = round(self._config.cache_ttl_seconds * 1000)
         held = len(events)
         highest = max((event.seq for event in events if event.seq and event.seq <= batch.accepted), default=0)
+        leaving = sum(event.aside is None for event in events)
         pipe = self._redis.pipeline(transaction=False)
         script = self._scripts["acknowledge"]
         for part in parts(events):
-            keys = [names.batch, names.state, names.parked, names.held, names.paused]
-            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest, int(unexplained)]
+            keys = [names.batch, names.state, names.parked, names.held, names.paused, names.events, names.resumed]
+            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest, int(unexplained), leaving, _TAU_MS]
             aside = sorted((event for event in part if event.aside is not None), key=lambda event: event.seq or 0)
             touched = {row for event in aside for row in event.rows}
             args += (len(aside), *(event.aside for event in aside), len(touched))

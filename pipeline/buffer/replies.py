@@ -9,12 +9,17 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.core.codec import accepted_ms
+from pipeline.core.drain import Drained, drain_seconds, rate
+from pipeline.errors import PipelineFull
 from pipeline.ports import PausedTable, Settled, ShardState
 
-__all__ = ["Why", "field_of", "parts", "paused_tables", "per_row", "shard_state"]
+__all__ = ["Why", "field_of", "parts", "paused_tables", "per_row", "refusal", "shard_state"]
 
 _ROWS_PER_CALL: Final = 500
 """Rows that one acknowledge call settles: four commands each, so Redis is held for less than a millisecond."""
+
+
+_SUMS: Final = ("drained", "draining", "drained_at", "busy_since")
 
 
 class Why(msgspec.Struct, frozen=True):
@@ -82,6 +87,23 @@ def per_row(events: Sequence[Settled]) -> dict[str, tuple[int, int, bool]]:
     return rows
 
 
+def refusal(shard: int, limit: int, reply: Sequence[Any]) -> PipelineFull:
+    """What the write script answers when the shard is full."""
+    code, now_ms, *sums = reply
+    pending = -1 - code
+    return PipelineFull(shard, pending, limit, drain_seconds=drain_seconds(pending, rate(_drained(sums, now_ms))))
+
+
+def _drained(sums: Sequence[Any], now_ms: float) -> Drained | None:
+    """``sums`` are the fields `_SUMS` of the shard hash; ``None`` where there is none."""
+    events, milliseconds, at_ms, since_ms = sums
+    if at_ms is None:
+        return None
+    age_ms = max(0.0, now_ms - float(at_ms))
+    busy_ms = 0.0 if since_ms is None else max(0.0, now_ms - float(since_ms))
+    return Drained(float(events), float(milliseconds) / 1000, age_ms / 1000, busy_ms / 1000)
+
+
 def shard_state(shard: int, reply: list[Any]) -> ShardState:
     """What the replies to the commands of `RedisBuffer.states` say of one shard."""
     queued, frozen, oldest_frozen, oldest_queued, fields, leased, parked, resumed, *oldest_aside, paused = reply
@@ -107,6 +129,7 @@ def shard_state(shard: int, reply: list[Any]) -> ShardState:
         leased=bool(leased),
         unreachable="unreachable" in state,
         parked=parked,
+        per_second=rate(_drained([state.get(name) for name in _SUMS], now_ms)),
         paused=paused_tables(
             [part for field, value in paused.items() for part in (field, *_due_and_why(value, now_ms))]
         ),

@@ -11,6 +11,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from pipeline.buffer.connection import translated, unavailable
 from pipeline.buffer.durable import Question
 from pipeline.buffer.keys import Keys
+from pipeline.buffer.replies import refusal
 from pipeline.buffer.topology import Topology
 from pipeline.buffer.wire import Call, Line, Wire, sound, source
 from pipeline.config import Config, Durability
@@ -150,9 +151,9 @@ class RedisIntake:
                 args.append(change.json)
         return keys, args
 
-    def _written(self, shard: int, reply: list[int]) -> list[Written]:
+    def _written(self, shard: int, reply: list[Any]) -> list[Written]:
         if reply[0] < 0:
-            raise PipelineFull(shard, -1 - reply[0], self._per_shard)
+            raise refusal(shard, self._per_shard, reply)
         return [Written(abs(seq), seq < 0) for seq in reply[1:]]
 
 

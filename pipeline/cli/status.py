@@ -27,7 +27,8 @@ _SHORTEST: Final = 0.1
 _LONGEST: Final = 86_400.0
 
 _COLUMNS: Final = (
-    "shard", "pending", "oldest_age", "parked", "frozen", "attempts", "failures", "next_try", "dead_letters", "error",
+    "shard", "pending", "oldest_age", "parked", "frozen", "attempts", "failures", "next_try", "per_second",
+    "drain_time", "dead_letters", "error",
 )  # fmt: skip
 
 
@@ -53,9 +54,11 @@ def _interval(_context: click.Context, _option: click.Parameter, value: float | 
 def status(*, as_json: bool, watch: float | None) -> int:
     """Show what is pending, frozen and dead, per shard and in sum.
 
-    oldest_age and next_try are in seconds. A frozen batch is on its way to PostgreSQL: attempts says how often it has
-    been taken, failures how often an error was recorded, next_try when it may be tried again. Parked events are set
-    aside, because their table cannot be written at all or lacks a column; they come back, in order, when it can.
+    oldest_age, next_try and drain_time are in seconds. per_second is how many events were drained lately, drain_time
+    how long the pending ones will take at that rate, if no more come. A frozen batch is on its way to PostgreSQL:
+    attempts says how often it has been taken, failures how often an error was recorded, next_try when it may be tried
+    again. Parked events are set aside, because their table cannot be written at all or lacks a column; they come back,
+    in order, when it can.
 
     While PostgreSQL cannot be asked, what Redis knows is shown, without dead letters.
 
@@ -159,6 +162,8 @@ def _rows(found: Status | BufferStatus) -> list[list[Cell]]:
             one.attempts,
             one.failures,
             seconds(one.next_try),
+            seconds(one.per_second),
+            seconds(one.drain_seconds),
             one.dead_letters if isinstance(one, ShardStatus) else None,
             one.error or "; ".join(f"{name} is paused: {why}" for name, why in one.paused.items()) or None,
         ]
@@ -168,7 +173,8 @@ def _rows(found: Status | BufferStatus) -> list[list[Cell]]:
     attempts = sum(one.attempts for one in found.shards)
     dead = found.dead_letters if isinstance(found, Status) else None
     age = seconds(found.oldest_age)
-    return [*rows, ["all", found.pending, age, found.parked, found.frozen, attempts, failures, None, dead, None]]
+    sums: list[Cell] = ["all", found.pending, age, found.parked, found.frozen, attempts, failures, None, None, None]
+    return [*rows, [*sums, dead, None]]
 
 
 def _ailments(found: Status | BufferStatus) -> str:

@@ -368,6 +368,6 @@ def _judge_lane(lane: Lane, patience: float, limit: int) -> Iterator[Finding]:
         yield Finding(
             check,
             Level.WARNING,
-            f"{lane.pending} events are pending, its limit is {limit}; beyond it writes are refused",
+            f"{lane.pending} events are pending, its limit is {limit}; beyond it nothing is accepted",
             "run more workers, or raise PIPELINE_MAX_PENDING",
         )

@@ -128,7 +128,7 @@ def test_a_zombie_that_holds_the_whole_batch_does_no_harm_to_an_acknowledgement_
 def begin_to_acknowledge(client: Any, claim: Claimed, done: int) -> None:
     """What a flusher did that died after its first call: the oldest ``done`` events are dropped and settled."""
     script = (files("pipeline.buffer") / "lua" / "acknowledge.lua").read_text()
-    keys = [f"pipeline.{name}.{{0}}" for name in ("batch", "shard", "parked", "held", "paused")]
+    keys = [f"pipeline.{name}.{{0}}" for name in ("batch", "shard", "parked", "held", "paused", "events", "resumed")]
     numbers: list[int] = []
     for event in events_of(claim)[:done]:
         keys += (
@@ -137,7 +137,7 @@ def begin_to_acknowledge(client: Any, claim: Claimed, done: int) -> None:
         )
         assert event.seq is not None
         numbers += (1, event.seq, 0)
-    args = [claim.id, len(claim.messages), done, 1, 1000, done, 0, 0, 0, msgspec.msgpack.encode(numbers)]
+    args = [claim.id, len(claim.messages), done, 1, 1000, done, 0, 0, 30_000, 0, 0, msgspec.msgpack.encode(numbers)]
     assert client.eval(script, len(keys), *keys, *args) == len(claim.messages) - done
 
 

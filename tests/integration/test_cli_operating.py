@@ -162,8 +162,26 @@ def test_the_field_names_of_status_are_those_that_monitoring_relies_on(cli: Comm
     ]  # fmt: skip
     assert set(found["shards"][0]) == {
         "shard", "pending", "frozen", "oldest_age", "attempts", "failures", "next_try", "error", "applied_batches",
-        "dead_letters", "rechecking", "store_gaps", "parked", "paused",
+        "dead_letters", "rechecking", "store_gaps", "parked", "paused", "per_second", "drain_seconds",
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("counters")
+def test_status_says_how_fast_a_shard_is_drained_and_how_long_that_will_take(cli: CommandLine, scene: Scene) -> None:
+    pipeline = scene.pipeline(batch_size=10)
+    pipeline.write_many(Change("counters", {"id": i}, add={"n": 1}) for i in range(10))
+    (unknown,) = cli("status", "--json").json["shards"]
+    assert (unknown["per_second"], unknown["drain_seconds"]) == (None, None)
+    pipeline.flush_shard(0)
+    pipeline.write_many(Change("counters", {"id": i}, add={"n": 1}) for i in range(10))
+    (known,) = cli("status", "--json").json["shards"]
+    assert known["per_second"] > 0
+    assert known["drain_seconds"] == pytest.approx(10 / known["per_second"])
+    shard, _ = cli("status").rows
+    assert (shard["per_second"], shard["drain_time"]) == (
+        str(round(known["per_second"], 1)),
+        str(round(known["drain_seconds"], 1)),
+    )
 
 
 def test_a_batch_that_keeps_failing_is_unhealthy_and_status_says_why(cli: CommandLine, scene: Scene) -> None:

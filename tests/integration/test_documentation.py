@@ -15,6 +15,7 @@ from pipeline.contrib.prometheus import PipelineCollector
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+BACKPRESSURE = (ROOT / "docs/how-to/backpressure.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs/reference/settings.md").read_text("utf-8")
 METRICS = (ROOT / "docs/how-to/metrics.md").read_text("utf-8")
 
@@ -45,6 +46,30 @@ def test_the_example_of_the_readme_does_what_it_says(redis_url: str, database_ur
         assert database.execute("SELECT order_id, total FROM order_lines JOIN orders ON id = order_id").fetchall() == [
             (42, 3)
         ]
+
+
+def test_the_examples_about_backpressure_do_what_they_say(redis_url: str, database_url: str) -> None:
+    refused, *others = blocks(BACKPRESSURE, "python")
+    script = "\n".join(
+        [
+            refused,
+            'assert [count_view(7), count_view(7)] == [(204, {}), (503, {"Retry-After": "60"})]',
+            *others,
+            "assert (patient.config.when_full, patient.config.full_timeout_seconds) == ('block', 5)",
+            "print(len(changes) - len(left))",
+        ]
+    )
+    environment = {"PIPELINE_REDIS_URL": redis_url, "PIPELINE_DATABASE_URL": database_url, "PIPELINE_MAX_PENDING": "8"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    with Pipeline(Config(redis_url=redis_url, database_url=database_url)) as pipeline:
+        pipeline.migrate()
+        assert 1 < pipeline.status().pending == 1 + int(done.stdout) < 100
 
 
 @pytest.mark.parametrize("line", [line for block in blocks(README, "console") for line in block.splitlines()])

@@ -15,7 +15,7 @@ MADE: dict[str, PipelineError] = {
     "InvalidEvent": errors.InvalidEvent("a problem", "t", "a"),
     "EventTooLarge": errors.EventTooLarge("too large", "t"),
     "InvalidRead": errors.InvalidRead("no such table", "t"),
-    "PipelineFull": errors.PipelineFull(3, 100, 100, 7),
+    "PipelineFull": errors.PipelineFull(3, 100, 100, 7, 12.345),
     "DurabilityNotReached": errors.DurabilityNotReached("disk", "memory", "no AOF", ["first", None]),
     "TopologyMismatch": errors.TopologyMismatch("shards", "8", "4"),
     "BufferUnavailable": errors.BufferUnavailable("away", answered=True),
@@ -89,7 +89,8 @@ def test_the_text_of_an_error_says_where_and_what(error: PipelineError, text: st
 
 def test_the_text_about_a_full_shard_says_what_to_do() -> None:
     text = str(MADE["PipelineFull"])
-    assert "shard 3 holds 100 pending events, its limit is 100; 7 events" in text
+    assert "shard 3 holds 100 pending events, its limit is 100; they take about 12.3 s to drain; 7 events" in text
+    assert "nothing was drained lately" in str(errors.PipelineFull(3, 100, 100))
     assert "PIPELINE_MAX_PENDING" in text
 
 

@@ -1,11 +1,14 @@
 -- Drop the oldest events of an applied batch and settle their rows. A large batch is acknowledged in several calls; the
 -- batch itself is the progress, so a crash between two calls only leaves the rest of it to be acknowledged again.
 --
--- KEYS  1 batch list   2 shard hash   3 parked list   4 held set   5 paused hash   then per row: overlay list, row hash
+-- KEYS  1 batch list   2 shard hash   3 parked list   4 held set   5 paused hash   6 events list   7 resumed list
+--       then per row: overlay list, row hash
 -- ARGV  1 batch id   2 events that the batch holds now   3 events to drop   4 the shard's seq when the batch is done
 --       5 time to live of a clean cached row in milliseconds   6 number of the last event of the batch, 0 if none has one
 --       7 1 if Redis knows of no pause for some of what is set aside: the next claim takes all of it back
---       8 number of events among them to set aside instead, then these messages, oldest first
+--       8 number of events that leave the shard with this batch   9 milliseconds in which the sums of the drain forget:
+--       see pipeline/core/drain.py
+--       10 number of events among those to drop to set aside instead, then these messages, oldest first
 --       then the number of rows that these touch, then for each its table and its name; those of a table that is paused
 --       itself (not a column of it) need not be held: until it is resumed, its events wait anyway, and then everything
 --       comes back
@@ -27,8 +30,27 @@ local function head_seq(entry)
   return entry and tonumber(entry:match('^%[(%d+),'))
 end
 
-local arg = 9
-for _ = 1, tonumber(ARGV[8]) do
+-- The batch counts as spread evenly over the time since `busy_since`; what of both is not forgotten yet is added up.
+local function note_drain(events, tau)
+  local clock = redis.call('TIME')
+  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  local sums = redis.call('HMGET', KEYS[2], 'drained', 'draining', 'busy_since')
+  local took = math.max(1, now - tonumber(sums[3] or now))
+  local kept = math.exp(-took / tau)
+  local drained = tonumber(sums[1] or 0) * kept + events * (1 - kept) * tau / took
+  local draining = tonumber(sums[2] or 0) * kept + (1 - kept) * tau
+  local moment = string.format('%.0f', now)
+  redis.call('HSET', KEYS[2], 'drained', string.format('%.3f', drained), 'draining', string.format('%.3f', draining),
+    'drained_at', moment)
+  if redis.call('EXISTS', KEYS[6], KEYS[7]) > 0 then
+    redis.call('HSET', KEYS[2], 'busy_since', moment)
+  else
+    redis.call('HDEL', KEYS[2], 'busy_since') -- idle: the next claim that finds something starts the clock
+  end
+end
+
+local arg = 11
+for _ = 1, tonumber(ARGV[10]) do
   redis.call('LPUSH', KEYS[3], ARGV[arg])
   arg = arg + 1
 end
@@ -41,7 +63,7 @@ for _ = 1, touched do
   arg = arg + 2
 end
 local numbers, n = cmsgpack.unpack(ARGV[arg]), 1
-for i = 6, #KEYS, 2 do
+for i = 8, #KEYS, 2 do
   local overlay, row, drop, last = KEYS[i], KEYS[i + 1], numbers[n], numbers[n + 1]
   local spoilt = numbers[n + 2] == 1
   local dropped = drop > 0 and redis.call('LPOP', overlay, drop) or {}
@@ -80,5 +102,6 @@ else
     redis.call('HSET', KEYS[2], 'settled', string.format('%.0f', settled))
   end
   redis.call('HDEL', KEYS[2], 'batch_id', 'batch_seq', 'begun', 'failures', 'due', 'error', 'unreachable', 'gap_since', 'source')
+  note_drain(tonumber(ARGV[8]), tonumber(ARGV[9]))
 end
 return left

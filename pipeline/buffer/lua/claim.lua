@@ -87,6 +87,7 @@ else
   local seq = tonumber(redis.call('HGET', KEYS[3], 'seq') or 0) + 1
   redis.call('HSET', KEYS[3], 'batch_id', ARGV[5], 'batch_seq', seq, 'source', source == KEYS[7] and 'resumed' or 'events')
   redis.call('HDEL', KEYS[3], 'begun', 'failures', 'tries', 'due', 'error', 'unreachable')
+  redis.call('HSETNX', KEYS[3], 'busy_since', string.format('%.0f', now)) -- see acknowledge.lua
   local begun = 0
   if suspects > taken then
     redis.call('HSET', KEYS[3], 'suspects', suspects - taken)

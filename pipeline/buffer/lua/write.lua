@@ -11,17 +11,18 @@
 --       then per event: id, message (open at its end), 1 if it has a seen key else 0, number of keyed changes,
 --                       then per keyed change: its JSON
 -- Returns {pending, seq, seq, …}; a negative seq is that of the known event with the same id.
---         {-1 - pending} if the shard is full; then nothing was written.
+--         {-1 - pending, milliseconds now, drained, draining, drained_at, busy_since} if the shard is full (the last four
+--         are of acknowledge.lua, and nil where there is none); then nothing was written.
 
 local pending = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[2])
   + redis.call('LLEN', KEYS[5]) + redis.call('LLEN', KEYS[6])
 local count = tonumber(ARGV[6])
-if pending + count > tonumber(ARGV[1]) then
-  return { -1 - pending }
-end
-
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+if pending + count > tonumber(ARGV[1]) then
+  return { -1 - pending, now, unpack(redis.call('HMGET', KEYS[3], 'drained', 'draining', 'drained_at', 'busy_since')) }
+end
+
 local seq = tonumber(redis.call('HGET', KEYS[3], 'accepted') or 0)
 
 -- A cached row is updated only where Lua does it exactly; otherwise it is dropped, which is always right: absent is a
