@@ -182,13 +182,16 @@ def life_of(connection: Any) -> str:
     return life
 
 
-@contextmanager
-def translated() -> Iterator[None]:
+class translated:  # noqa: N801  # it reads as a verb; and a generator would take a microsecond of every write and read
     """Errors of redis-py are `BufferUnavailable`."""
-    try:
-        yield
-    except RedisError as error:
-        raise unavailable(error) from error
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, RedisError):
+            raise unavailable(error) from error
 
 
 def unavailable(error: Exception) -> BufferUnavailable:
