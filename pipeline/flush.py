@@ -134,11 +134,12 @@ class Flusher:
         """
         until = self._clock() + (self._slice if slice_seconds is None else slice_seconds)
         report = FlushReport(shard, End.EMPTY)
+        resumed: set[str] = set()
         while True:
             claim = self._buffer.claim(shard, owner)
             match claim:
                 case Empty(paused):
-                    if self._paused.probe(shard, paused):
+                    if self._paused.probe(shard, paused, resumed):
                         continue
                     why = "; ".join(f"{table.name} is paused: {table.error}" for table in paused)
                     return msgspec.structs.replace(report, end=End.PAUSED if paused else End.EMPTY, error=why or None)
@@ -150,7 +151,7 @@ class Flusher:
                     self._probe(Step.CLAIMED)
                     report = self._apply(claim, report)
                     if report.end is End.EMPTY:
-                        self._paused.probe(shard, claim.paused)
+                        self._paused.probe(shard, claim.paused, resumed)
             if report.end is not End.EMPTY:
                 return report
             if self._clock() >= until:

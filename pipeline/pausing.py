@@ -66,15 +66,17 @@ class PausedTables:
         self._probe(Step.PAUSED)
         return True
 
-    def probe(self, shard: int, paused: Sequence[PausedTable]) -> bool:
+    def probe(self, shard: int, paused: Sequence[PausedTable], resumed: set[str]) -> bool:
         """Probe what is paused and due, between two batches; whether some of it was resumed.
 
-        When every table only waits for another, they wait for each other: then all of them are resumed.
+        When every table only waits for another, they wait for each other: then all of them are resumed. ``resumed`` is
+        what this flush has resumed, and is added to: what is paused again in the same flush waits for the next one, so
+        that a table which only fails behind others' events does not keep one going round for ever.
         """
-        resumed = False
+        before = len(resumed)
         broken = [one for one in paused if not one.waits]
         for one in paused:
-            if broken and one.seconds > 0:
+            if one.name in resumed or (broken and one.seconds > 0):
                 continue
             problem = self._problem(one, others=any(other is not one for other in broken)) if broken else None
             after = msgspec.structs.replace(one, probes=one.probes + 1)
@@ -82,13 +84,13 @@ class PausedTables:
                 if self._buffer.resume(shard, after):
                     log.warning("shard %d: %s is resumed: %s", shard, _called(one), why)
                     self._probe(Step.RESUMED)
-                    resumed = True
+                    resumed.add(one.name)
             elif problem is not None:
                 waits = _waits(problem) if problem.meaning == Meaning.SYSTEMIC else one.waits
                 rest = delay(self._retry, after.probes + 1, self._draw())
                 again = msgspec.structs.replace(after, seconds=rest, error=_why(problem), waits=waits)
                 self._buffer.pause(shard, again)
-        return resumed
+        return len(resumed) > before
 
     def _sample(self, claim: Claimed, entries: Sequence[Event | Malformed], error: ApplyFailed) -> Event | None:
         """An event that met the trouble, to be tried again: one that did not would resume the table too early."""
