@@ -17,6 +17,7 @@ from typing import Any, Final, Self, TypeVar
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.buffer.rows import RedisRows
+from pipeline.buffer.survey import RedisSurvey
 from pipeline.buffer.topology import Topology, check_topology
 from pipeline.buffer.wire import BlockingWire
 from pipeline.buffer.writing import RedisIntake
@@ -24,11 +25,12 @@ from pipeline.client import Client
 from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
 from pipeline.core.health import Facts, Finding, diagnose
-from pipeline.driving import blocking_sleep, run
+from pipeline.driving import blocking_sleep, each, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
 from pipeline.ports import Ledger
 from pipeline.reader import Reader
+from pipeline.reconcile import Reconciled, Reconciler
 from pipeline.replay import Replayer
 from pipeline.status import Status, lanes, summary
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
@@ -73,8 +75,8 @@ class Pipeline:
         self._intake = RedisIntake(self._wire, self._topology, self.config, blocking_sleep)
         self._writer = Writer(self._intake, self.config, _new_event_id, probe)
         cache = RedisRows(self._wire, self._topology, self.config)
-        store = PostgresRows(self._sessions, self.config, time.monotonic)
-        reader = Reader(cache, store, self.config, time.monotonic, blocking_sleep, probe=probe)
+        self._rows = PostgresRows(self._sessions, self.config, time.monotonic)
+        reader = Reader(cache, self._rows, self.config, time.monotonic, blocking_sleep, probe=probe)
         self._client = Client(self._writer, reader)
 
     @classmethod
@@ -274,6 +276,35 @@ class Pipeline:
         """
         ledgers = {ledger.shard: ledger for ledger in self.ledger.shards()}
         return summary(self.config.namespace, self._buffer.states(), ledgers, time.time() * 1000)
+
+    @cached_property
+    def _reconciler(self) -> Reconciler:
+        survey = RedisSurvey(self._wire, self._topology, self.config)
+        return Reconciler(survey, self._rows, time.monotonic, blocking_sleep, random.random)
+
+    def reconcile(
+        self,
+        *,
+        table: str | None = None,
+        sample: float = 1.0,
+        fix: bool = False,
+        rows_per_second: float | None = None,
+    ) -> Iterator[Reconciled]:
+        """Compare cached rows with PostgreSQL and what is pending, part by part, while everything goes on.
+
+        Args:
+            table: only rows of this table.
+            sample: look at so many of the rows, by chance; 1 is all.
+            fix: drop rows that are wrong, so that the next read installs the right ones.
+            rows_per_second: go no faster.
+
+        Yields what each part came to, which may be nothing. Stopping between two parts leaves nothing half done.
+
+        Raises:
+            InvalidRead, ValueError: an argument cannot be used.
+            BufferUnavailable, StoreUnavailable, NotMigrated, TopologyMismatch: one side could not be asked.
+        """
+        return each(self._reconciler.reconcile(table=table, sample=sample, fix=fix, rows_per_second=rows_per_second))
 
     def doctor(self) -> list[Finding]:
         """Everything that could be wrong with servers, settings and lanes, and what to do: `pipeline.core.health`.

@@ -10,6 +10,7 @@ from pipeline.cli.dead_letters import dead_letters
 from pipeline.cli.doctor import doctor
 from pipeline.cli.flushing import flush
 from pipeline.cli.migrating import migrate
+from pipeline.cli.reconciling import reconcile
 from pipeline.cli.running import Group
 from pipeline.cli.status import status
 
@@ -39,5 +40,5 @@ def program(*, verbose: bool) -> None:
         logging.getLogger("pipeline").setLevel(logging.INFO)
 
 
-for command in (migrate, status, doctor, flush, dead_letters):
+for command in (migrate, status, doctor, flush, reconcile, dead_letters):
     program.add_command(command)
