@@ -106,8 +106,8 @@ class RowSurvey(Protocol):
         """Each row at one moment, in one round trip. Nothing is changed."""
         ...
 
-    async def drop(self, place: Place, content: Fields) -> bool:
-        """Drop what is cached, if it is still ``content``."""
+    async def drop(self, contents: Mapping[Place, Fields]) -> list[Place]:
+        """Drop what is cached where it is still the same, in one round trip; the places where it was."""
         ...
 
 

@@ -2,9 +2,10 @@
 
 Rows change all the time, in Redis first and in PostgreSQL later. So a row that differs is judged by strict evidence:
 
-* Redis is looked at before and after PostgreSQL is asked, and the cached row is the same both times. That alone does
-  not say that nothing was written to it meanwhile (add 1, take 1). But what is pending on a row is trimmed only by the
-  batch that is frozen: if that is the same both times, too, and nothing new is pending, nothing was.
+* Redis is looked at before and after PostgreSQL is asked. What is accepted after the first look can reach PostgreSQL
+  only in a batch that is frozen after it. So if the frozen batch and the last acknowledged one are the same both
+  times, PostgreSQL and what was pending make the row of the first look. That the cached row is the same both times
+  would not do (add 1, take 1); it is asked for as well, since what has changed is not to be dropped.
 * None of its pending changes is committed already, or will be refused: a cached row counts what is refused until the
   flush has acknowledged that.
 
@@ -238,16 +239,19 @@ class Reconciler:
                 ends[place] = _End.EQUAL
             elif not _unsettled(glimpse, answers[place]):
                 drifts[place] = drift
-        for place, glimpse in zip(drifts, await self._survey.glimpse(list(drifts)) if drifts else (), strict=True):
+        doomed: dict[Place, Fields] = {}
+        for place, glimpse in zip(drifts, await self._survey.glimpse(list(drifts)), strict=True):
             if not _steady(before[place], glimpse):
                 continue
             proofs[place] += 1
             if proofs[place] < _PROOFS:
                 continue
-            if not (fix and _droppable(answers[place])):
+            if fix and _droppable(answers[place]):
+                doomed[place] = glimpse.content
+            else:
                 ends[place] = drifts[place]
-            elif await self._survey.drop(place, glimpse.content):
-                ends[place] = msgspec.structs.replace(drifts[place], fixed=True)
+        for place in await self._survey.drop(doomed):
+            ends[place] = msgspec.structs.replace(drifts[place], fixed=True)
 
 
 def _canonical(table: str) -> str:
@@ -331,6 +335,5 @@ def _unsettled(glimpse: Glimpse, answer: Answer) -> bool:
 
 
 def _steady(before: Glimpse, after: Glimpse) -> bool:
-    """Whether nothing was written to the row between the two."""
-    same = (before.content, before.seq, before.batch) == (after.content, after.seq, after.batch)
-    return same and (not after.overlay or after.overlay[-1:] == before.overlay[-1:])
+    """Whether the cached row is the same, and PostgreSQL cannot have had changes that the first look had not."""
+    return (before.row, before.seq, before.batch) == (after.row, after.seq, after.batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.buffer.connection import translated
@@ -52,19 +52,25 @@ class RedisSurvey:
             names = self._keys.shards[place.shard]
             row = f"{place.table}:{place.identity}"
             calls.append(([names.row + row, names.overlay + row, names.state], []))
+        if not calls:
+            return []
         with translated():
             async with self._wire.line() as line:
-                life = line.life
                 replies = sound(await line.call(self._glimpse, calls))
-        return [_glimpsed(reply, life) for reply in replies]
+                return [_glimpsed(reply, line.life) for reply in replies]
 
-    async def drop(self, place: Place, content: Fields) -> bool:
+    async def drop(self, contents: Mapping[Place, Fields]) -> list[Place]:
         """See `pipeline.reading.RowSurvey.drop`."""
-        key = f"{self._keys.shards[place.shard].row}{place.table}:{place.identity}"
-        call: Call = ([key], [part for item in content.items() for part in item])
+        calls: list[Call] = []
+        for place, content in contents.items():
+            key = f"{self._keys.shards[place.shard].row}{place.table}:{place.identity}"
+            calls.append(([key], [part for item in content.items() for part in item]))
+        if not calls:
+            return []
         with translated():
             async with self._wire.line() as line:
-                return bool(sound(await line.call(self._drop, [call]))[0])
+                replies = sound(await line.call(self._drop, calls))
+        return [place for place, dropped in zip(contents, replies, strict=True) if dropped]
 
     def _place(self, key: bytes) -> Place | None:
         try:
