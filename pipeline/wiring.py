@@ -1,4 +1,7 @@
-"""The composition root: the only module that knows both Redis and PostgreSQL, and where clock and chance come in."""
+"""The composition root: where Redis and PostgreSQL meet, and clock and chance come in.
+
+Only `pipeline.asynchronous` knows both, too: it is the same for an event loop.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.buffer.rows import RedisRows
 from pipeline.buffer.survey import RedisSurvey
-from pipeline.buffer.topology import Topology, check_topology
-from pipeline.buffer.wire import BlockingWire
+from pipeline.buffer.topology import Topology, check_topology, ping
+from pipeline.buffer.wire import BlockingWire, Wire
 from pipeline.buffer.writing import RedisIntake
 from pipeline.client import Client
 from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
 from pipeline.core.health import Facts, Finding, diagnose
-from pipeline.driving import blocking_sleep, each, run
+from pipeline.driving import Sleep, blocking_sleep, each, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
 from pipeline.ports import Ledger
@@ -38,11 +41,11 @@ from pipeline.store.inspection import inspect_store
 from pipeline.store.postgres import PostgresStore
 from pipeline.store.reader import PostgresRows
 from pipeline.store.schema import migrate
-from pipeline.store.session import Sessions
+from pipeline.store.session import Sessions, SessionSource
 from pipeline.telemetry import Probe, ignore
 from pipeline.writer import Ingress, Receipt, Writer
 
-__all__ = ["Pipeline"]
+__all__ = ["Parts", "Pipeline"]
 
 _RANDOM_BITS: Final = 74  # of a UUIDv7
 _TURN_SECONDS: Final = 0.5  # of one shard in a drain; short, so that its caller can show progress and stop
@@ -51,6 +54,19 @@ _BUSY_SECONDS: Final = 0.05  # until another flusher, who is in the middle of a 
 
 def _new_event_id() -> str:
     return event_id(time.time_ns() // 1_000_000, secrets.randbits(_RANDOM_BITS))
+
+
+class Parts:
+    """What an application's calls are made of, whatever its input and output wait by."""
+
+    def __init__(
+        self, config: Config, wire: Wire, topology: Topology, sessions: SessionSource, *, sleep: Sleep, probe: Probe
+    ) -> None:
+        self.intake = RedisIntake(wire, topology, config, sleep)
+        self.writer = Writer(self.intake, config, _new_event_id, probe)
+        cache = RedisRows(wire, topology, config)
+        self.rows = PostgresRows(sessions, config, time.monotonic)
+        self.reader = Reader(cache, self.rows, config, time.monotonic, sleep, probe=probe)
 
 
 class Pipeline:
@@ -72,12 +88,8 @@ class Pipeline:
         self._topology = Topology(self.config)
         self._buffer = RedisBuffer(self._redis, self.config, self._check_topology)
         self._sessions = Sessions(self.config)
-        self._intake = RedisIntake(self._wire, self._topology, self.config, blocking_sleep)
-        self._writer = Writer(self._intake, self.config, _new_event_id, probe)
-        cache = RedisRows(self._wire, self._topology, self.config)
-        self._rows = PostgresRows(self._sessions, self.config, time.monotonic)
-        reader = Reader(cache, self._rows, self.config, time.monotonic, blocking_sleep, probe=probe)
-        self._client = Client(self._writer, reader)
+        self._parts = Parts(self.config, self._wire, self._topology, self._sessions, sleep=blocking_sleep, probe=probe)
+        self._client = Client(self._parts.writer, self._parts.reader)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -180,7 +192,7 @@ class Pipeline:
     @cached_property
     def ingress(self) -> Ingress:
         """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
-        return Ingress(self._writer, self._intake, self.config)
+        return Ingress(self._parts.writer, self._parts.intake, self.config)
 
     # --- reading
 
@@ -261,7 +273,7 @@ class Pipeline:
     @cached_property
     def replayer(self) -> Replayer:
         """Writes dead letters again."""
-        return Replayer(self._writer, self.dead_letters, self.config, self._probe)
+        return Replayer(self._parts.writer, self.dead_letters, self.config, self._probe)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -280,7 +292,7 @@ class Pipeline:
     @cached_property
     def _reconciler(self) -> Reconciler:
         survey = RedisSurvey(self._wire, self._topology, self.config)
-        return Reconciler(survey, self._rows, time.monotonic, blocking_sleep, random.random)
+        return Reconciler(survey, self._parts.rows, time.monotonic, blocking_sleep, random.random)
 
     def reconcile(
         self,
@@ -315,7 +327,7 @@ class Pipeline:
         known = {} if isinstance(ledgers, PipelineError) else {ledger.shard: ledger for ledger in ledgers}
         return diagnose(
             Facts(
-                buffer=_asked(lambda: inspect_buffer(self._redis, self._buffer)),
+                buffer=_asked(lambda: inspect_buffer(self._redis, self._check_topology)),
                 broker=_asked(lambda: inspect_broker(self.config)),
                 store=_asked(lambda: inspect_store(self._sessions, self.config)),
                 lanes=states if isinstance(states, PipelineError) else lanes(states, known, time.time() * 1000),
@@ -329,7 +341,7 @@ class Pipeline:
 
     def ping(self) -> None:
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
-        self._buffer.ping()
+        run(ping(self._wire, self._topology))
 
     def close(self) -> None:
         """Close the connections of this process; the next use opens new ones."""

@@ -22,7 +22,7 @@ class Interposed:
     """PostgreSQL, with something that happens before it answers and something that happens after."""
 
     def __init__(self, pipeline: Pipeline, before: Callable[[], object], after: Callable[[], object]) -> None:
-        self._rows = pipeline._rows
+        self._rows = pipeline._parts.rows
         self._before = before
         self._after = after
         self.asked = 0
