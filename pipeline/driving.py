@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["Home", "Sleep", "blocking_sleep", "run"]
+__all__ = ["Home", "Sleep", "blocking_sleep", "each", "run"]
 
 Sleep = Callable[[float], Awaitable[object]]
 """Sleeps for so many seconds, blockingly or not."""
@@ -30,6 +30,23 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         return result
     coroutine.close()
     raise RuntimeError("a coroutine that was to block has suspended: it awaits something of an event loop")
+
+
+def each(items: AsyncGenerator[T, None]) -> Iterator[T]:
+    """What an asynchronous generator gives that does all its input and output blockingly."""
+    try:
+        while True:
+            try:
+                item = run(_following(items))
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        run(items.aclose())
+
+
+async def _following(items: AsyncGenerator[T, None]) -> T:
+    return await anext(items)
 
 
 async def blocking_sleep(seconds: float) -> None:

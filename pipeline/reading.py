@@ -10,7 +10,10 @@ import msgspec
 from pipeline.core.cached import Pending
 from pipeline.core.values import Columns
 
-__all__ = ["Fields", "Filling", "Found", "Missed", "Place", "Question", "RowCache", "RowStore", "StaleRow", "Ticket"]
+__all__ = [
+    "Fields", "Filling", "Found", "Glimpse", "Missed", "Place", "Question", "RowCache", "RowStore", "RowSurvey",
+    "StaleRow", "Ticket",
+]  # fmt: skip
 
 Row = dict[str, Any]
 Fields = Mapping[bytes, bytes]
@@ -75,6 +78,39 @@ class RowCache(Protocol):
         ...
 
 
+class Glimpse(msgspec.Struct, frozen=True):
+    """A row in Redis at one moment: what is cached, what is pending on it, and where its shard is.
+
+    ``row`` is ``None`` where a read would find nothing cached. ``content`` is what is there all the same, with its tag.
+    ``batch`` is the batch that is frozen, if any; ``seq`` and ``overlay`` are as in `Missed`.
+    """
+
+    row: Fields | None
+    content: Fields
+    seq: int
+    batch: str
+    overlay: Sequence[bytes]
+
+
+class RowSurvey(Protocol):
+    """All cached rows, to look at. Raises `pipeline.errors.BufferUnavailable`."""
+
+    async def walk(self, cursor: int, table: str | None = None) -> tuple[int, list[Place]]:
+        """Some places where rows (of ``table``) are cached, and the cursor for more; it begins and ends with 0.
+
+        Every row that is cached all the time is among them, now and then twice.
+        """
+        ...
+
+    async def glimpse(self, places: Sequence[Place]) -> list[Glimpse]:
+        """Each row at one moment, in one round trip. Nothing is changed."""
+        ...
+
+    async def drop(self, contents: Mapping[Place, Fields]) -> list[Place]:
+        """Drop what is cached where it is still the same, in one round trip; the places where it was."""
+        ...
+
+
 class Question(msgspec.Struct, frozen=True):
     """A row that PostgreSQL is asked for, and what was pending on it before: see `Missed`."""
 
@@ -88,13 +124,15 @@ class Found(msgspec.Struct, frozen=True):
     """A row with its pending changes, ``None`` if there is none.
 
     ``installable``: its later states follow from the changes that are accepted, so it may be cached. ``updatable`` are
-    the columns of which that is so for the cache itself. ``fragile``: see `RowCache.install`.
+    the columns of which that is so for the cache itself. ``fragile``: see `RowCache.install`. ``refused``: pending
+    changes that PostgreSQL will refuse are left out already.
     """
 
     row: Row | None
     installable: bool = False
     updatable: frozenset[str] = frozenset()
     fragile: bool = False
+    refused: bool = False
 
 
 class RowStore(Protocol):

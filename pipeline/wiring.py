@@ -23,6 +23,7 @@ from pipeline.buffer.connection import check_broker
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.buffer.rows import RedisRows
+from pipeline.buffer.survey import RedisSurvey
 from pipeline.buffer.topology import Topology, check_topology, ping
 from pipeline.buffer.wire import BlockingWire, Wire
 from pipeline.buffer.writing import RedisIntake
@@ -30,12 +31,13 @@ from pipeline.client import Client
 from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
 from pipeline.core.health import Facts, Finding, Lane, diagnose
-from pipeline.driving import Sleep, blocking_sleep, run
+from pipeline.driving import Sleep, blocking_sleep, each, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
 from pipeline.patience import Patience
 from pipeline.ports import Ledger
 from pipeline.reader import Reader
+from pipeline.reconcile import Reconciled, Reconciler
 from pipeline.replay import Replayer
 from pipeline.status import Sides, Status, buffer_status, shard_statuses, status_of
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
@@ -68,8 +70,8 @@ class Parts:
         patience = Patience(config.full_timeout_seconds, time.monotonic, random.random, sleep)
         self.writer = Writer(self.intake, config, _new_event_id, patience, probe)
         cache = RedisRows(wire, topology, config)
-        store = PostgresRows(sessions, config, time.monotonic)
-        self.reader = Reader(cache, store, config, time.monotonic, sleep, probe=probe)
+        self.rows = PostgresRows(sessions, config, time.monotonic)
+        self.reader = Reader(cache, self.rows, config, time.monotonic, sleep, probe=probe)
 
 
 class Pipeline:
@@ -301,6 +303,35 @@ class Pipeline:
             BufferUnavailable, StoreUnavailable, NotMigrated: one side could not be asked; `sides` has the other.
         """
         return status_of(self.sides())
+
+    @cached_property
+    def _reconciler(self) -> Reconciler:
+        survey = RedisSurvey(self._wire, self._topology, self.config)
+        return Reconciler(survey, self._parts.rows, time.monotonic, blocking_sleep, random.random)
+
+    def reconcile(
+        self,
+        *,
+        table: str | None = None,
+        sample: float = 1.0,
+        fix: bool = False,
+        rows_per_second: float | None = None,
+    ) -> Iterator[Reconciled]:
+        """Compare cached rows with PostgreSQL and what is pending, part by part, while everything goes on.
+
+        Args:
+            table: only rows of this table.
+            sample: look at so many of the rows, by chance; 1 is all.
+            fix: drop rows that are wrong, so that the next read installs the right ones.
+            rows_per_second: go no faster.
+
+        Yields what each part came to, which may be nothing. Stopping between two parts leaves nothing half done.
+
+        Raises:
+            InvalidRead, ValueError: an argument cannot be used.
+            BufferUnavailable, StoreUnavailable, NotMigrated, TopologyMismatch: one side could not be asked.
+        """
+        return each(self._reconciler.reconcile(table=table, sample=sample, fix=fix, rows_per_second=rows_per_second))
 
     def doctor(self) -> list[Finding]:
         """Everything that could be wrong with servers, settings and lanes, and what to do: `pipeline.core.health`.

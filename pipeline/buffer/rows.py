@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.errors import BufferUnavailable
 from pipeline.reading import Fields, Filling, Missed, Place, Ticket
 
-__all__ = ["RedisRows"]
+__all__ = ["RedisRows", "cached_row"]
 
 _TICKET_MS: Final = 2_000
 """A reader that has not installed its row by then is taken for dead, and another one may try."""
@@ -38,7 +38,7 @@ class RedisRows:
         with translated():
             async with self._wire.line() as line:
                 replies = sound(await line.send([("HGETALL", self._row(place)) for place in places]))
-                return [_row(_mapping(reply), line.life) for reply in replies]
+                return [cached_row(_mapping(reply), line.life) for reply in replies]
 
     async def look(self, places: Sequence[tuple[Place, bool]]) -> list[Fields | Filling | Missed]:
         """See `pipeline.reading.RowCache.look`."""
@@ -90,7 +90,8 @@ def _mapping(reply: Any) -> dict[bytes, bytes]:
     return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def _row(fields: dict[bytes, bytes], life: str) -> Fields | None:
+def cached_row(fields: dict[bytes, bytes], life: str) -> Fields | None:
+    """The row in a row hash, without its tag; ``None`` if the tag does not vouch for it in this ``life``."""
     tag = fields.pop(b"", b"").decode()
     return fields if life and tag.removesuffix("!") == life else None
 
@@ -98,7 +99,7 @@ def _row(fields: dict[bytes, bytes], life: str) -> Fields | None:
 def _looked(reply: Any, ticket: Ticket) -> Fields | Filling | Missed:
     match reply:
         case [b"row", *fields]:
-            row = _row(_mapping(fields), ticket.life)
+            row = cached_row(_mapping(fields), ticket.life)
             if row is not None:
                 return row
         case [b"filling"]:

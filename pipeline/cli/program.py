@@ -11,6 +11,7 @@ from pipeline.cli.doctor import doctor
 from pipeline.cli.flushing import flush
 from pipeline.cli.metrics import metrics
 from pipeline.cli.migrating import migrate
+from pipeline.cli.reconciling import reconcile
 from pipeline.cli.running import Group
 from pipeline.cli.status import status
 
@@ -40,5 +41,5 @@ def program(*, verbose: bool) -> None:
         logging.getLogger("pipeline").setLevel(logging.INFO)
 
 
-for command in (migrate, status, doctor, metrics, flush, dead_letters):
+for command in (migrate, status, doctor, metrics, flush, reconcile, dead_letters):
     program.add_command(command)

@@ -124,7 +124,9 @@ def _lane_metrics() -> list[GaugeMetricFamily]:
     from prometheus_client.core import GaugeMetricFamily
 
     paused = GaugeMetricFamily(
-        "pipeline_table_paused", "1 for a table (or table.column) that cannot be written in a shard.", labels=(*_SHARD, "table")
+        "pipeline_table_paused",
+        "1 for a table (or table.column) that cannot be written in a shard.",
+        labels=(*_SHARD, "table"),
     )
     return [*(GaugeMetricFamily(name, text, labels=_SHARD) for name, (text, _) in _OF_LANES.items()), paused]
 

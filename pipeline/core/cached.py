@@ -12,10 +12,10 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.core.change import Change, unseal
-from pipeline.core.values import Columns, from_wire, to_wire
+from pipeline.core.values import Columns, Value, from_wire, to_wire
 from pipeline.errors import InvalidEvent
 
-__all__ = ["Pending", "decode_overlay", "decode_row", "encode_row"]
+__all__ = ["Pending", "decode_overlay", "decode_row", "differing", "encode_row"]
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -58,6 +58,33 @@ def decode_row(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
         name.decode(): from_wire(value[0]) if type(value) is list else value
         for name, value in zip(fields, values, strict=True)
     }
+
+
+def differing(fields: Mapping[bytes, bytes], row: Columns) -> list[str]:
+    """The columns in which the row whose cached form is ``fields`` differs from ``row``, as a read returns them."""
+    names = dict.fromkeys([*row, *(name.decode(errors="backslashreplace") for name in fields)])
+    return [name for name in names if name not in row or not _holds(fields.get(name.encode()), row[name])]
+
+
+def _holds(json: bytes | None, value: Value) -> bool:
+    if json is None:
+        return False
+    try:
+        (cached,) = _values(b"[" + json + b"]")
+        return _same(from_wire(cached[0] if type(cached) is list else cached), value)
+    except (InvalidEvent, msgspec.MsgspecError, ValueError, LookupError):  # nothing that we have written
+        return False
+
+
+def _same(one: Value, other: Value) -> bool:
+    """Equal, and of the same types through and through: ``1 == True == 1.0``."""
+    if type(one) is not type(other):
+        return False
+    if type(one) is list:
+        return len(one) == len(other) and all(map(_same, one, other))
+    if type(one) is dict:
+        return one.keys() == other.keys() and all(_same(item, other[name]) for name, item in one.items())
+    return bool(one == other)
 
 
 def decode_overlay(entries: Sequence[bytes]) -> list[Pending]:

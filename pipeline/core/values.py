@@ -22,7 +22,7 @@ from uuid import UUID
 
 from pipeline.errors import InvalidEvent
 
-__all__ = ["Columns", "Value", "from_wire", "identity", "timedelta_us", "to_wire"]
+__all__ = ["Columns", "Value", "from_wire", "identity", "key_texts", "timedelta_us", "to_wire"]
 
 type_names: Final = (
     "None, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID, Enum, list, dict"
@@ -201,7 +201,8 @@ def _untag(name: object, payload: object) -> Value:
 
 # --- keys -------------------------------------------------------------------------------------------------------------
 
-_QUOTE: Final = str.maketrans({"%": "%25", "&": "%26", "=": "%3D", ":": "%3A"})
+_QUOTED: Final = (("&", "%26"), ("=", "%3D"), (":", "%3A"), ("%", "%25"))  # the last is unquoted last
+_QUOTE: Final = str.maketrans(dict(_QUOTED))
 
 
 def _decimal_text(value: Decimal) -> str:
@@ -270,3 +271,24 @@ def _key_text(name: str, value: Value) -> str:
         return _quoted(as_text(value))
     except InvalidEvent as error:
         raise InvalidEvent(error.problem, column=name) from None
+
+
+def key_texts(identity: str) -> dict[str, str]:
+    """The columns of a key and the texts of their values, out of its `identity`.
+
+    Raises:
+        ValueError: no key has this identity.
+    """
+    texts = {}
+    for part in identity.split("&"):
+        name, equals, value = part.partition("=")
+        if not equals or "=" in value:
+            raise ValueError("not the identity of a row")
+        texts[_unquoted(name)] = _unquoted(value)
+    return texts
+
+
+def _unquoted(text: str) -> str:
+    for char, quoted in _QUOTED:
+        text = text.replace(quoted, char)
+    return text

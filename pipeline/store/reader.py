@@ -222,7 +222,7 @@ class _Reading:
             and not self._facts.triggered
             and self._installable(question, row)
         )
-        return Found(row, installable, self._facts.updatable, fragile)
+        return Found(row, installable, self._facts.updatable, fragile, refused=careful)
 
     async def _ledger(self, question: Question) -> tuple[bool, frozenset[str]]:
         parameters = {

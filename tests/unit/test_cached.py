@@ -1,7 +1,7 @@
 """A row comes out of the cache as it went in, or it does not go in."""
 
 from collections import namedtuple
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from ipaddress import IPv4Address
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.cached import Pending, decode_overlay, decode_row, encode_row
+from pipeline.core.cached import Pending, decode_overlay, decode_row, differing, encode_row
 from pipeline.core.change import Change
 
 Point = namedtuple("Point", "x y")  # noqa: PYI024 - as psycopg makes them
@@ -70,3 +70,35 @@ def test_pending_changes_come_in_their_order_with_their_values() -> None:
 def test_an_entry_that_nobody_wrote_is_an_error(entry: bytes) -> None:
     with pytest.raises((ValueError, msgspec.MsgspecError)):
         decode_overlay([entry])
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], updatable: str = "") -> list[str]:
+    fields = encode_row(one, updatable)
+    assert fields is not None
+    return differing({name.encode(): value for name, value in fields.items()}, other)
+
+
+@pytest.mark.parametrize("updatable", ["", "abé"])
+def test_a_row_differs_in_the_columns_that_are_not_the_same(updatable: str) -> None:
+    row = {"a": 1, "b": [{"x": 1}], "é": "x"}
+    assert differences(row, row, updatable) == []
+    assert differences(row, {**row, "b": [{"x": 2}]}, updatable) == ["b"]
+    assert differences(row, {**row, "é": "y", "a": None}, updatable) == ["a", "é"]
+    assert differences(row, {"a": 1, "c": None, "é": "x"}, updatable) == ["c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(1, True), (1, 1.0), (1, Decimal(1)), ("1", 1), ([1], [True]), ({"a": 0}, {"a": False})]
+)
+def test_values_of_other_types_are_not_the_same(one: Any, other: Any) -> None:
+    assert differences({"v": one}, {"v": other}) == ["v"]
+
+
+def test_values_that_are_written_in_another_way_are_the_same() -> None:
+    here = datetime(2013, 1, 1, 7, tzinfo=timezone(timedelta(hours=2)))
+    assert differences({"at": here, "n": Decimal("1.0")}, {"at": here.astimezone(UTC), "n": Decimal("1.00")}) == []
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'"', b"1,2", b"[]", b"[1,2", b'{"__type__":"date","__value__":"x"}'])
+def test_what_nobody_has_encoded_differs_from_everything(text: bytes) -> None:
+    assert differing({b"v": text, b"n": b"1"}, {"v": None, "n": 1}) == ["v"]

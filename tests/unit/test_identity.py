@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.values import identity
+from pipeline.core.values import identity, key_texts
 from pipeline.errors import InvalidEvent
 from tests.unit.strategies import integers, keys, names, texts
 
@@ -39,6 +39,20 @@ def test_the_order_of_the_columns_does_not_matter(key: dict[str, Any], random: A
 def test_two_different_keys_never_share_one_because_it_can_be_read_back(key: dict[str, Any]) -> None:
     parts = [part.split("=") for part in identity(key).split("&")]
     assert {unquote(name): unquote(value) for name, value in parts} == {name: str(value) for name, value in key.items()}
+
+
+@given(keys)
+def test_a_key_can_be_read_back_as_texts_which_have_the_same_identity(key: dict[str, Any]) -> None:
+    back = key_texts(identity(key))
+    assert back.keys() == key.keys()
+    assert identity(back) == identity(key)
+    assert all(back[name] == value for name, value in key.items() if isinstance(value, str))
+
+
+@pytest.mark.parametrize("text", ["", "id", "id=1&", "id=1=2", "&", "a&b=1"])
+def test_what_is_no_identity_cannot_be_read_back(text: str) -> None:
+    with pytest.raises(ValueError, match="identity"):
+        key_texts(text)
 
 
 @given(st.one_of(integers, st.uuids(), st.dates(), st.times(), st.datetimes(), st.datetimes(timezones=st.just(UTC))))

@@ -12,8 +12,8 @@ from pipeline.client import Client
 METHODS = sorted(name for name in vars(Client) if not name.startswith("_"))
 NEITHER_READS_NOR_WRITES = ("close", "from_env", "ping")
 OF_THE_SERVICE = {
-    "dead_letters", "doctor", "drain", "flush_shard", "ingress", "ledger", "migrate", "replayer", "shards_to_flush", "sides",
-    "status",
+    "dead_letters", "doctor", "drain", "flush_shard", "ingress", "ledger", "migrate", "replayer", "shards_to_flush",
+    "reconcile", "sides", "status",
 }  # fmt: skip
 """What operates a pipeline, and is not for the code of an application."""
 
