@@ -22,7 +22,7 @@ POISON_SHARE: Final = 0.01
 DISK_SHARE: Final = 0.02
 """Such a write waits for the next fsync, which comes every second."""
 DELETE_SHARE: Final = 0.08
-LATE_SHARE: Final = 0.02
+LATE_SHARE: Final = 0.2
 LATE_COLUMN: Final = "later"
 """A column of ``audit`` that is added when all is over. What names it waits until then, and nothing else does."""
 
