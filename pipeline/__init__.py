@@ -2,6 +2,7 @@
 
 from pipeline.config import Config
 from pipeline.core.change import Change
+from pipeline.core.outcome import Outcome
 from pipeline.errors import (
     ApplyFailed,
     BufferUnavailable,
@@ -13,16 +14,18 @@ from pipeline.errors import (
     NotMigrated,
     PipelineError,
     PipelineFull,
+    StillPending,
     StoreError,
     StoreUnavailable,
     TopologyMismatch,
 )
 from pipeline.reading import StaleRow
+from pipeline.receipts import AsyncReceipt, Receipt
 from pipeline.wiring import Pipeline
-from pipeline.writer import Receipt
 
 __all__ = [
     "ApplyFailed",
+    "AsyncReceipt",
     "BufferUnavailable",
     "Change",
     "Config",
@@ -32,11 +35,13 @@ __all__ = [
     "InvalidRead",
     "InvalidSetting",
     "NotMigrated",
+    "Outcome",
     "Pipeline",
     "PipelineError",
     "PipelineFull",
     "Receipt",
     "StaleRow",
+    "StillPending",
     "StoreError",
     "StoreUnavailable",
     "TopologyMismatch",

@@ -8,11 +8,14 @@ generators; that coroutines do as well was seen in the client of EdgeDB. See dec
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
-__all__ = ["Sleep", "blocking_sleep", "run"]
+__all__ = ["AsyncBell", "Bell", "BlockingBell", "Sleep", "blocking_sleep", "run"]
 
 Sleep = Callable[[float], Awaitable[object]]
 """Sleeps for so many seconds, blockingly or not."""
@@ -34,3 +37,49 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 async def blocking_sleep(seconds: float) -> None:
     """Sleep in this thread, as a coroutine for `run`."""
     time.sleep(seconds)  # noqa: ASYNC251  # that is what it is for
+
+
+class Bell(Protocol):
+    """Wakes one who waits."""
+
+    async def heard(self, seconds: float) -> None:
+        """Wait until it rings, or for so long. It is still heard if it rang since the last time."""
+        ...
+
+    def ring(self) -> None:
+        """Ring."""
+        ...
+
+
+class BlockingBell:
+    """`Bell` for a thread; any other may ring it."""
+
+    def __init__(self) -> None:
+        self._rung = threading.Event()
+
+    async def heard(self, seconds: float) -> None:
+        """See `Bell.heard`."""
+        self._rung.wait(seconds)  # for `run`
+        self._rung.clear()
+
+    def ring(self) -> None:
+        """See `Bell.ring`."""
+        self._rung.set()
+
+
+class AsyncBell:
+    """`Bell` for a task; another one of the same event loop may ring it."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    async def heard(self, seconds: float) -> None:
+        """See `Bell.heard`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._rung.wait()
+        self._rung.clear()
+
+    def ring(self) -> None:
+        """See `Bell.ring`."""
+        self._rung.set()

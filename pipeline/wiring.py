@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Self, TypeVar
 
+from pipeline.barrier import Barrier, Tell
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
+from pipeline.buffer.lanes import RedisLanes
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.buffer.rows import RedisRows
 from pipeline.buffer.topology import Topology, check_topology
@@ -24,21 +26,25 @@ from pipeline.client import Client
 from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
 from pipeline.core.health import Facts, Finding, diagnose
-from pipeline.driving import blocking_sleep, run
+from pipeline.core.outcome import Outcome
+from pipeline.driving import BlockingBell, blocking_sleep, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
 from pipeline.ports import Ledger
 from pipeline.reader import Reader
+from pipeline.receipts import Receipt, Slip, stamp
 from pipeline.replay import Replayer
 from pipeline.status import Status, lanes, summary
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
 from pipeline.store.inspection import inspect_store
+from pipeline.store.outcomes import PostgresOutcomes
 from pipeline.store.postgres import PostgresStore
 from pipeline.store.reader import PostgresRows
 from pipeline.store.schema import migrate
 from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe, ignore
-from pipeline.writer import Ingress, Receipt, Writer
+from pipeline.waiting import Waiting
+from pipeline.writer import Ingress, Writer
 
 __all__ = ["Pipeline"]
 
@@ -71,11 +77,16 @@ class Pipeline:
         self._buffer = RedisBuffer(self._redis, self.config, self._check_topology)
         self._sessions = Sessions(self.config)
         self._intake = RedisIntake(self._wire, self._topology, self.config, blocking_sleep)
-        self._writer = Writer(self._intake, self.config, _new_event_id, probe)
+        lanes = RedisLanes(self._wire, self._topology, self.config)
+        outcomes = PostgresOutcomes(self._sessions, self.config)
+        waiting = Waiting(lanes, outcomes, self.config.shards, time.monotonic, BlockingBell)
+        task = f"{self.config.namespace}.apply_event"
+        barrier = Barrier(lanes, task, self.config.shards, time.monotonic, BlockingBell)
+        self._writer = Writer(self._intake, self.config, _new_event_id, stamp(Receipt, waiting), probe)
         cache = RedisRows(self._wire, self._topology, self.config)
         store = PostgresRows(self._sessions, self.config, time.monotonic)
         reader = Reader(cache, store, self.config, time.monotonic, blocking_sleep, probe=probe)
-        self._client = Client(self._writer, reader)
+        self._client = Client(self._writer, reader, waiting, barrier)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -202,6 +213,49 @@ class Pipeline:
     ) -> list[dict[str, Any] | None]:
         """`read` for many keys, in their order; in one round trip for each 500 of them if all are cached."""
         return run(self._client.read_many(table, keys, shard_by=shard_by, allow_stale=allow_stale))
+
+    # --- waiting
+
+    def wait(self, receipt: Slip, timeout: float | None = None) -> Outcome:
+        """What became of an event: `Outcome.APPLIED`, or `Outcome.DEAD` with the reason, as soon as that is so.
+
+        ``timeout`` is in seconds, ``None``: wait for ever. While Redis or PostgreSQL is away, it goes on waiting. An
+        event that Redis has forgotten, because it went back in time, is waited for in vain.
+
+        Any number of threads may wait: one of them looks for all. ``receipt`` may come from another process.
+
+        Raises:
+            StillPending: a `TimeoutError`; says what may keep the event.
+            StoreError: PostgreSQL refuses to answer: no ``pipeline migrate``, no right to read the ledger.
+        """
+        return run(self._client.wait(receipt, timeout))
+
+    def wait_all(self, receipts: Iterable[Slip], timeout: float | None = None) -> list[Outcome]:
+        """`wait` for all of them together; the outcomes in their order."""
+        return run(self._client.wait_all(receipts, timeout))
+
+    def outcome(self, receipt: Slip) -> Outcome:
+        """What PostgreSQL says of an event now; `Outcome.PENDING` if it says nothing.
+
+        That it does also after PIPELINE_LEDGER_RETENTION, when it has forgotten the event.
+
+        Raises:
+            StoreUnavailable: PostgreSQL is down.
+        """
+        return run(self._client.outcome(receipt))
+
+    def barrier(self, table: str | None = None, timeout: float | None = None, tell: Tell | None = None) -> None:
+        """Return when everything that was accepted before is committed or dead, by whomever it was written.
+
+        With ``table`` events that are set aside, because another table is paused, are not waited for if they do not
+        touch this one. ``timeout`` is in seconds; ``tell`` is called now and then, with the number of events that are
+        still waited for.
+
+        Raises:
+            StillPending: a `TimeoutError`; says which shards are not done, and why.
+            BufferUnavailable: Redis is down at the call, or went back in time meanwhile, so nobody can say.
+        """
+        run(self._client.barrier(table, timeout, tell))
 
     # --- flushing
 

@@ -10,8 +10,9 @@
 --       6 number of events
 --       then per event: id, message (open at its end), 1 if it has a seen key else 0, number of keyed changes,
 --                       then per keyed change: its JSON
--- Returns {pending, seq, seq, …}; a negative seq is that of the known event with the same id.
---         {-1 - pending} if the shard is full; then nothing was written.
+-- Returns {pending, after, seq, seq, …}; in the place of the seq of a known event the value of its seen key.
+--         after: number of the last batch that the shard was done with. {-1 - pending} if the shard is full; then nothing
+--         was written.
 
 local pending = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[2])
   + redis.call('LLEN', KEYS[5]) + redis.call('LLEN', KEYS[6])
@@ -22,7 +23,8 @@ end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local seq = tonumber(redis.call('HGET', KEYS[3], 'accepted') or 0)
+local shard = redis.call('HMGET', KEYS[3], 'accepted', 'seq')
+local seq, after = tonumber(shard[1] or 0), tonumber(shard[2] or 0)
 
 -- A cached row is updated only where Lua does it exactly; otherwise it is dropped, which is always right: absent is a
 -- legal state, partial or wrong is not. Lua's numbers are doubles, so integers are exact below 2^53 only. A value of
@@ -72,7 +74,7 @@ local function update_row(row, change)
   return true
 end
 
-local result = { pending }
+local result = { pending, after }
 local key, arg = 7, 7
 for _ = 1, count do
   local id, message, has_seen, changes = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], tonumber(ARGV[arg + 3])
@@ -81,12 +83,12 @@ for _ = 1, count do
   if has_seen == '1' then
     known = redis.call('GET', KEYS[key])
     if not known then
-      redis.call('SET', KEYS[key], seq + 1, 'PX', ARGV[5])
+      redis.call('SET', KEYS[key], string.format('%.0f %.0f', seq + 1, after), 'PX', ARGV[5])
     end
     key = key + 1
   end
   if known then
-    result[#result + 1] = -tonumber(known)
+    result[#result + 1] = known
     key = key + 2 * changes
     arg = arg + changes
   else

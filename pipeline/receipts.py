@@ -1,0 +1,92 @@
+"""What an accepted write returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from pipeline.core.outcome import Outcome
+from pipeline.driving import run
+
+__all__ = ["AsyncReceipt", "Receipt", "Slip", "Stamp", "Waits", "stamp"]
+
+_WAITS: Final = "_waits"
+
+
+class Slip(msgspec.Struct, frozen=True, dict=True):
+    """What a receipt says of its event. Equal if all of that is; survives pickle.
+
+    ``seq`` numbers the accepted events of a shard in order. ``duplicate``: the ``event_id`` was known already, so
+    nothing was written; shard, seq and after are those of the first event. ``after`` is the number of the last batch
+    of the shard that was done with when Redis accepted the event: it is applied by a later one.
+    """
+
+    event_id: str
+    shard: int
+    seq: int
+    duplicate: bool = False
+    after: int = 0
+
+
+class Waits(Protocol):
+    """Who can find out what became of an event."""
+
+    async def wait(self, receipt: Slip, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109
+        """See `pipeline.Pipeline.wait`."""
+        ...
+
+    async def outcome(self, receipt: Slip) -> Outcome:
+        """See `pipeline.Pipeline.outcome`."""
+        ...
+
+
+class Receipt(Slip, frozen=True, dict=True):
+    """What an accepted write of a `pipeline.Pipeline` returns."""
+
+    def wait(self, timeout: float | None = None) -> Outcome:
+        """See `pipeline.Pipeline.wait`.
+
+        Raises also RuntimeError for a copy out of a pickle, which knows no pipeline: `pipeline.Pipeline.wait` takes it.
+        """
+        return run(_waits_of(self).wait(self, timeout))
+
+    def outcome(self) -> Outcome:
+        """See `pipeline.Pipeline.outcome`; raises RuntimeError as `wait` does."""
+        return run(_waits_of(self).outcome(self))
+
+
+class AsyncReceipt(Slip, frozen=True, dict=True):
+    """What an accepted write of a `pipeline.AsyncPipeline` returns."""
+
+    async def wait(self, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109
+        """See `Receipt.wait`."""
+        return await _waits_of(self).wait(self, timeout)
+
+    async def outcome(self) -> Outcome:
+        """See `Receipt.outcome`."""
+        return await _waits_of(self).outcome(self)
+
+
+def _waits_of(receipt: Slip) -> Waits:
+    waits: Waits | None = receipt.__dict__.get(_WAITS)
+    if waits is None:
+        raise RuntimeError("this receipt was copied or comes from elsewhere: use pipeline.wait(receipt)")
+    return waits
+
+
+R = TypeVar("R", bound=Slip)
+Stamp = Callable[[str, int, int, bool, int], R]
+"""Makes a receipt."""
+
+
+def stamp(kind: Callable[..., R], waits: Waits) -> Stamp[R]:
+    """Makes receipts that know whom to ask; that is no part of their value, and is not pickled."""
+
+    def make(event_id: str, shard: int, seq: int, duplicate: bool, after: int) -> R:  # noqa: FBT001
+        receipt = kind(event_id, shard, seq, duplicate, after)
+        receipt.__dict__[_WAITS] = waits
+        return receipt
+
+    return make
