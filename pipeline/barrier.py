@@ -13,10 +13,9 @@ from typing import Final
 
 from pipeline.core.change import canonical_table
 from pipeline.core.codec import Malformed, decode
-from pipeline.driving import Bell
 from pipeline.errors import BufferUnavailable, StillPending
 from pipeline.progress import Lanes, Standing
-from pipeline.vigil import Vigil, Watch
+from pipeline.vigil import Bell, Vigil, Watch
 
 __all__ = ["Barrier", "Tell"]
 

@@ -9,13 +9,11 @@ generators; that coroutines do as well was seen in the client of EdgeDB. See dec
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["AsyncBell", "Bell", "BlockingBell", "Sleep", "blocking_sleep", "run"]
+__all__ = ["Home", "Sleep", "blocking_sleep", "run"]
 
 Sleep = Callable[[float], Awaitable[object]]
 """Sleeps for so many seconds, blockingly or not."""
@@ -39,47 +37,21 @@ async def blocking_sleep(seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251  # that is what it is for
 
 
-class Bell(Protocol):
-    """Wakes one who waits."""
-
-    async def heard(self, seconds: float) -> None:
-        """Wait until it rings, or for so long. It is still heard if it rang since the last time."""
-        ...
-
-    def ring(self) -> None:
-        """Ring."""
-        ...
-
-
-class BlockingBell:
-    """`Bell` for a thread; any other may ring it."""
+class Home:
+    """The event loop that something lives in, from its first use until it is closed. A socket waits in one only."""
 
     def __init__(self) -> None:
-        self._rung = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def heard(self, seconds: float) -> None:
-        """See `Bell.heard`."""
-        self._rung.wait(seconds)  # for `run`
-        self._rung.clear()
+    def enter(self) -> None:
+        """Raises RuntimeError in another loop than the first time, since there it would wait for ever."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("an AsyncPipeline belongs to the event loop that has used it first, until it is closed")
 
-    def ring(self) -> None:
-        """See `Bell.ring`."""
-        self._rung.set()
-
-
-class AsyncBell:
-    """`Bell` for a task; another one of the same event loop may ring it."""
-
-    def __init__(self) -> None:
-        self._rung = asyncio.Event()
-
-    async def heard(self, seconds: float) -> None:
-        """See `Bell.heard`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._rung.wait()
-        self._rung.clear()
-
-    def ring(self) -> None:
-        """See `Bell.ring`."""
-        self._rung.set()
+    def leave(self) -> None:
+        """From now on it may be another one; raises as `enter`."""
+        self.enter()
+        self._loop = None

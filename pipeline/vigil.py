@@ -3,20 +3,20 @@
 Whoever comes while nobody looks, looks; the others sleep until their bell rings. When the one who looks has what he
 came for, gives up, or is interrupted, he rings for another one. So there is no thread and no task of our own that would
 have to be started, stopped, or carried over a fork, and nobody looks when nobody waits. The same code serves threads
-and event loops: what suspends is a `pipeline.driving.Bell`.
+and event loops: what suspends is a `Bell`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from pipeline.driving import Bell
-
-__all__ = ["Book", "Vigil", "Watch"]
+__all__ = ["AsyncBell", "Bell", "BlockingBell", "Book", "Vigil", "Watch"]
 
 SHORTEST_SECONDS: Final = 0.005
 """From one look to the next, when something has just happened."""
@@ -28,6 +28,52 @@ _GROWTH: Final = 1.5
 
 _DOUBT_SECONDS: Final = 5.0
 """One who looks and is not heard of for so long hangs (another one may have more luck) or was interrupted twice."""
+
+
+class Bell(Protocol):
+    """Wakes one who waits."""
+
+    async def heard(self, seconds: float) -> None:
+        """Wait until it rings, or for so long. It is still heard if it rang since the last time."""
+        ...
+
+    def ring(self) -> None:
+        """Ring."""
+        ...
+
+
+class BlockingBell:
+    """`Bell` for a thread; any other may ring it."""
+
+    def __init__(self) -> None:
+        self._rung = threading.Event()
+
+    async def heard(self, seconds: float) -> None:
+        """See `Bell.heard`."""
+        self._rung.wait(seconds)  # for `pipeline.driving.run`
+        self._rung.clear()
+
+    def ring(self) -> None:
+        """See `Bell.ring`."""
+        self._rung.set()
+
+
+class AsyncBell:
+    """`Bell` for a task; another one of the same event loop may ring it."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    async def heard(self, seconds: float) -> None:
+        """See `Bell.heard`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._rung.wait()
+        self._rung.clear()
+
+    def ring(self) -> None:
+        """See `Bell.ring`."""
+        self._rung.set()
 
 
 class Watch:

@@ -21,11 +21,10 @@ from typing import Final
 
 from pipeline.core.failure import Meaning, classify
 from pipeline.core.outcome import Outcome
-from pipeline.driving import Bell
 from pipeline.errors import BufferUnavailable, NotMigrated, StillPending, StoreError
 from pipeline.progress import Asked, Lanes, Mark, Outcomes, Seen, Trouble
 from pipeline.receipts import Slip
-from pipeline.vigil import Vigil, Watch
+from pipeline.vigil import Bell, Vigil, Watch
 
 __all__ = ["Waiting"]
 

@@ -27,7 +27,7 @@ from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
 from pipeline.core.health import Facts, Finding, diagnose
 from pipeline.core.outcome import Outcome
-from pipeline.driving import BlockingBell, blocking_sleep, run
+from pipeline.driving import blocking_sleep, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
 from pipeline.ports import Ledger
@@ -43,6 +43,7 @@ from pipeline.store.reader import PostgresRows
 from pipeline.store.schema import migrate
 from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe, ignore
+from pipeline.vigil import BlockingBell
 from pipeline.waiting import Waiting
 from pipeline.writer import Ingress, Writer
 

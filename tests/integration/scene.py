@@ -13,11 +13,11 @@ import redis
 
 from pipeline import Config, Pipeline
 from pipeline.buffer.keys import ShardKeys
-from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.flush import End, FlushReport
 from pipeline.ports import DeadLetter
 from pipeline.store.postgres import PostgresStore
 from pipeline.store.session import Sessions
+from tests.conformance.whole_buffer import WholeBuffer
 
 DEADLINE_SECONDS = 20.0
 
@@ -44,10 +44,9 @@ class Scene:
         """A new pipeline, as a process of its own would have it."""
         return self._stack.enter_context(Pipeline(self.config(**settings)))
 
-    def buffer(self, **settings: Any) -> RedisBuffer:
+    def buffer(self, **settings: Any) -> WholeBuffer:
         """The Redis half of a pipeline, to drive by hand."""
-        config = self.config(**settings)
-        return self._stack.enter_context(closing(RedisBuffer(connect(config), config)))
+        return self._stack.enter_context(closing(WholeBuffer(self.config(**settings))))
 
     def store(self, **settings: Any) -> PostgresStore:
         """The PostgreSQL half of a pipeline, to drive by hand."""

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from pipeline import Config, DurabilityNotReached, InvalidEvent, InvalidSetting, Receipt
+from pipeline.driving import run
 from tests.integration.conftest import MakePipeline, MakeValkey
 from tests.integration.durable import NEVER_SECONDS, online, pages, refused, replica_of, view, views, waits, watched
 from tests.integration.scene import Scene, drain
@@ -201,7 +202,7 @@ def test_the_setting_is_what_a_write_waits_for_that_does_not_say(
     ):
         write()
     change = msgspec.to_builtins({"table": "page_views", "key": {"page_id": 1}, "add": {"views": 1}})
-    pipeline.ingress.accept("task-1", change, str)  # nobody waits for its answer
+    run(pipeline.ingress.accept("task-1", change, str))  # nobody waits for its answer
 
 
 def test_an_unknown_durability_is_refused_before_anything_is_written(
