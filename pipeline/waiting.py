@@ -24,12 +24,15 @@ from pipeline.core.outcome import Outcome
 from pipeline.errors import BufferUnavailable, NotMigrated, StillPending, StoreError
 from pipeline.progress import Asked, Lanes, Mark, Outcomes, Seen, Trouble
 from pipeline.receipts import Slip
+from pipeline.telemetry import Probe, Step, ignore
 from pipeline.vigil import Bell, Vigil, Watch
 
 __all__ = ["Waiting"]
 
 _ANYWAY_SECONDS: Final = 1.0
 """PostgreSQL is asked so often without a hint: the acknowledgement of a batch may be lost, or Redis be away."""
+
+_SLOW_SECONDS: Final = 0.1
 
 _NAMED: Final = 3
 
@@ -119,14 +122,18 @@ class _Lane:
 class _ReceiptBook:
     """`pipeline.vigil.Book` of receipts."""
 
-    def __init__(self, lock: threading.Lock, lanes: Lanes, outcomes: Outcomes, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, lock: threading.Lock, lanes: Lanes, outcomes: Outcomes, clock: Callable[[], float], probe: Probe
+    ) -> None:
         self._lock = lock
+        self._probe = probe
         self._redis = lanes
         self._postgres = outcomes
         self._clock = clock
         self._lanes: dict[int, _Lane] = {}
         self._retry = -math.inf
-        self.trouble: dict[str, str] = {}
+        self._trouble: dict[str, str] = {}
+        self._asking: tuple[str, float] | None = None
 
     def enter(self, watch: _ReceiptWatch) -> None:
         """See `Book.enter`."""
@@ -154,26 +161,44 @@ class _ReceiptBook:
         with self._lock:
             shards = sorted(self._lanes)
         acknowledged: Mapping[int, int] = {}
+        self._asking = "Redis", self._clock()
         try:
             acknowledged = await self._redis.acknowledged(shards)
-            self.trouble.pop("Redis", None)
+            self._probe(Step.POLLED)
+            self._trouble.pop("Redis", None)
         except BufferUnavailable as error:
-            self.trouble["Redis"] = str(error)
+            self._trouble["Redis"] = str(error)
+        finally:
+            self._asking = None
         now = self._clock()
         if now < self._retry:
             return False
         with self._lock:
             due = [shard for shard, lane in sorted(self._lanes.items()) if lane.due(acknowledged.get(shard), now)]
+        self._asking = "PostgreSQL", now
         try:
             news = await self.ask(due, acknowledged)
-            self.trouble.pop("PostgreSQL", None)
+            self._trouble.pop("PostgreSQL", None)
         except StoreError as error:
             if isinstance(error, NotMigrated) or classify(error.sqlstate) is Meaning.SYSTEMIC:
                 raise  # that is not going to end by itself
-            self.trouble["PostgreSQL"] = str(error)
+            self._trouble["PostgreSQL"] = str(error)
             self._retry = now + _ANYWAY_SECONDS
             news = False
+        finally:
+            self._asking = None
         return news
+
+    @property
+    def trouble(self) -> dict[str, str]:
+        """Server → why it could not be asked."""
+        asking, trouble = self._asking, dict(self._trouble)
+        if asking is not None:
+            server, since = asking
+            seconds = self._clock() - since
+            if seconds > _SLOW_SECONDS:
+                trouble.setdefault(server, f"no answer for {seconds:.1f} s")
+        return trouble
 
     async def ask(self, shards: Sequence[int], acknowledged: Mapping[int, int]) -> bool:
         """Ask the ledger for the events of ``shards``; whether it said something, or has more to say."""
@@ -185,6 +210,7 @@ class _ReceiptBook:
         if not questions:
             return False
         answers = await self._postgres.look([asked for asked, _ in questions.values()])
+        self._probe(Step.ASKED)
         news = False
         with self._lock:
             for shard, (_, entries) in questions.items():
@@ -212,7 +238,14 @@ class Waiting:
     """Finds out what became of events, for all who wait in a process together."""
 
     def __init__(
-        self, lanes: Lanes, outcomes: Outcomes, shards: int, clock: Callable[[], float], bell: Callable[[], Bell]
+        self,
+        lanes: Lanes,
+        outcomes: Outcomes,
+        shards: int,
+        clock: Callable[[], float],
+        bell: Callable[[], Bell],
+        *,
+        probe: Probe = ignore,
     ) -> None:
         """``clock`` counts seconds monotonically; ``bell`` makes the bell of one who waits."""
         self._redis = lanes
@@ -220,6 +253,7 @@ class Waiting:
         self._shards = shards
         self._clock = clock
         self._bell = bell
+        self._probe = probe
         self._vigil = Vigil[_ReceiptWatch, _ReceiptBook](self._book, clock)
         self._troubles: tuple[float, Mapping[int, Trouble]] = -math.inf, {}
 
@@ -259,7 +293,7 @@ class Waiting:
             pass
 
     def _book(self, lock: threading.Lock) -> _ReceiptBook:
-        return _ReceiptBook(lock, self._redis, self._postgres, self._clock)
+        return _ReceiptBook(lock, self._redis, self._postgres, self._clock, self._probe)
 
     async def _late(self, watch: _ReceiptWatch, seconds: float, trouble: Mapping[str, str]) -> StillPending:
         pending = watch.pending()

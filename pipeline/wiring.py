@@ -80,7 +80,7 @@ class Pipeline:
         self._intake = RedisIntake(self._wire, self._topology, self.config, blocking_sleep)
         lanes = RedisLanes(self._wire, self._topology, self.config)
         outcomes = PostgresOutcomes(self._sessions, self.config)
-        waiting = Waiting(lanes, outcomes, self.config.shards, time.monotonic, BlockingBell)
+        waiting = Waiting(lanes, outcomes, self.config.shards, time.monotonic, BlockingBell, probe=probe)
         task = f"{self.config.namespace}.apply_event"
         barrier = Barrier(lanes, task, self.config.shards, time.monotonic, BlockingBell)
         self._writer = Writer(self._intake, self.config, _new_event_id, stamp(Receipt, waiting), probe)
