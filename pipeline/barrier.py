@@ -170,7 +170,13 @@ class Barrier:
             return
         watch = _BarrierWatch(marks, name, tell, self._bell())
         began = self._clock()
-        book = await self._vigil.keep(watch, math.inf if timeout is None else timeout)
+        book: _BarrierBook | None = None
+        if timeout is None or timeout > 0:
+            book = await self._vigil.keep(watch, math.inf if timeout is None else timeout)
+        else:
+            book = self._book(threading.Lock())
+            book.enter(watch)
+            await book.look()
         left = dict(watch.marks)
         if watch.error is not None:
             raise watch.error

@@ -1,10 +1,12 @@
-"""The composition root: the only module that knows both Redis and PostgreSQL, and where clock and chance come in."""
+"""The composition root, with `pipeline.parts`: where Redis and PostgreSQL meet, and clock and chance come in.
+
+Only `pipeline.asynchronous` knows both, too: it is the same for an event loop.
+"""
 
 from __future__ import annotations
 
 import os
 import random
-import secrets
 import socket
 import threading
 import time
@@ -14,48 +16,37 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Self, TypeVar
 
-from pipeline.barrier import Barrier, Tell
+from pipeline.barrier import Tell
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
-from pipeline.buffer.lanes import RedisLanes
 from pipeline.buffer.redis import RedisBuffer, connect
-from pipeline.buffer.rows import RedisRows
-from pipeline.buffer.topology import Topology, check_topology
+from pipeline.buffer.topology import Topology, check_topology, ping
 from pipeline.buffer.wire import BlockingWire
-from pipeline.buffer.writing import RedisIntake
 from pipeline.client import Client
 from pipeline.config import Config, Durability
-from pipeline.core.change import Change, event_id
+from pipeline.core.change import Change
 from pipeline.core.health import Facts, Finding, diagnose
 from pipeline.core.outcome import Outcome
 from pipeline.driving import blocking_sleep, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
+from pipeline.parts import Parts
 from pipeline.ports import Ledger
-from pipeline.reader import Reader
-from pipeline.receipts import Receipt, Slip, stamp
+from pipeline.receipts import Receipt, Slip
 from pipeline.replay import Replayer
 from pipeline.status import Status, lanes, summary
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
 from pipeline.store.inspection import inspect_store
-from pipeline.store.outcomes import PostgresOutcomes
 from pipeline.store.postgres import PostgresStore
-from pipeline.store.reader import PostgresRows
 from pipeline.store.schema import migrate
 from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe, ignore
 from pipeline.vigil import BlockingBell
-from pipeline.waiting import Waiting
-from pipeline.writer import Ingress, Writer
+from pipeline.writer import Ingress
 
 __all__ = ["Pipeline"]
 
-_RANDOM_BITS: Final = 74  # of a UUIDv7
 _TURN_SECONDS: Final = 0.5  # of one shard in a drain; short, so that its caller can show progress and stop
 _BUSY_SECONDS: Final = 0.05  # until another flusher, who is in the middle of a batch, is looked at again
-
-
-def _new_event_id() -> str:
-    return event_id(time.time_ns() // 1_000_000, secrets.randbits(_RANDOM_BITS))
 
 
 class Pipeline:
@@ -65,7 +56,7 @@ class Pipeline:
 
     >>> pipeline = Pipeline.from_env()                                              # doctest: +SKIP
     >>> pipeline.write("page_views", key={"page_id": 7}, add={"views": 1})          # doctest: +SKIP
-    Receipt(event_id='019…', shard=3, seq=1, duplicate=False)
+    Receipt(event_id='019…', shard=3, seq=1, duplicate=False, after=0)
     """
 
     def __init__(self, config: Config | None = None, probe: Probe = ignore) -> None:
@@ -77,17 +68,17 @@ class Pipeline:
         self._topology = Topology(self.config)
         self._buffer = RedisBuffer(self._redis, self.config, self._check_topology)
         self._sessions = Sessions(self.config)
-        self._intake = RedisIntake(self._wire, self._topology, self.config, blocking_sleep)
-        lanes = RedisLanes(self._wire, self._topology, self.config)
-        outcomes = PostgresOutcomes(self._sessions, self.config)
-        waiting = Waiting(lanes, outcomes, self.config.shards, time.monotonic, BlockingBell, probe=probe)
-        task = f"{self.config.namespace}.apply_event"
-        barrier = Barrier(lanes, task, self.config.shards, time.monotonic, BlockingBell)
-        self._writer = Writer(self._intake, self.config, _new_event_id, stamp(Receipt, waiting), probe)
-        cache = RedisRows(self._wire, self._topology, self.config)
-        store = PostgresRows(self._sessions, self.config, time.monotonic)
-        reader = Reader(cache, store, self.config, time.monotonic, blocking_sleep, probe=probe)
-        self._client = Client(self._writer, reader, waiting, barrier)
+        self._parts = Parts(
+            self.config,
+            self._wire,
+            self._topology,
+            self._sessions,
+            receipt=Receipt,
+            bell=BlockingBell,
+            sleep=blocking_sleep,
+            probe=probe,
+        )
+        self._client = Client(self._parts.writer, self._parts.reader, self._parts.waiting, self._parts.barrier)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -190,7 +181,7 @@ class Pipeline:
     @cached_property
     def ingress(self) -> Ingress:
         """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
-        return Ingress(self._writer, self._intake, self.config)
+        return Ingress(self._parts.writer, self._parts.intake, self.config)
 
     # --- reading
 
@@ -314,7 +305,7 @@ class Pipeline:
     @cached_property
     def replayer(self) -> Replayer:
         """Writes dead letters again."""
-        return Replayer(self._writer, self.dead_letters, self.config, self._probe)
+        return Replayer(self._parts.writer, self.dead_letters, self.config, self._probe)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -339,7 +330,7 @@ class Pipeline:
         known = {} if isinstance(ledgers, PipelineError) else {ledger.shard: ledger for ledger in ledgers}
         return diagnose(
             Facts(
-                buffer=_asked(lambda: inspect_buffer(self._redis, self._buffer)),
+                buffer=_asked(lambda: inspect_buffer(self._redis, self._check_topology)),
                 broker=_asked(lambda: inspect_broker(self.config)),
                 store=_asked(lambda: inspect_store(self._sessions, self.config)),
                 lanes=states if isinstance(states, PipelineError) else lanes(states, known, time.time() * 1000),
@@ -353,7 +344,7 @@ class Pipeline:
 
     def ping(self) -> None:
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
-        self._buffer.ping()
+        run(ping(self._wire, self._topology))
 
     def close(self) -> None:
         """Close the connections of this process; the next use opens new ones."""

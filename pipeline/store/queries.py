@@ -69,7 +69,8 @@ class BlockingQueries:
 
     async def rollback(self) -> None:
         """See `Queries.rollback`."""
-        self._connection.rollback()
+        if not self._connection.closed:
+            self._connection.rollback()
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -104,7 +105,8 @@ class AsyncQueries:
 
     async def rollback(self) -> None:
         """See `Queries.rollback`."""
-        await self._connection.rollback()
+        if not self._connection.closed:
+            await self._connection.rollback()
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -28,9 +28,10 @@ QUICK: dict[str, Any] = {"shards": 1, "retry_base_seconds": 0.001, "retry_cap_se
 class Scene:
     """Real servers for one test. Everything that it opens it closes."""
 
-    def __init__(self, redis_url: str, database_url: str) -> None:
+    def __init__(self, redis_url: str, database_url: str, kind: type[Pipeline] = Pipeline) -> None:
         self.redis_url = redis_url
         self.database_url = database_url
+        self.kind = kind
         self._stack = ExitStack()
         self._connection: psycopg.Connection[Any] | None = None
         self.redis: Any = self._stack.enter_context(redis.Redis.from_url(redis_url))
@@ -42,7 +43,7 @@ class Scene:
 
     def pipeline(self, **settings: Any) -> Pipeline:
         """A new pipeline, as a process of its own would have it."""
-        return self._stack.enter_context(Pipeline(self.config(**settings)))
+        return self._stack.enter_context(self.kind(self.config(**settings)))
 
     def buffer(self, **settings: Any) -> WholeBuffer:
         """The Redis half of a pipeline, to drive by hand."""

@@ -19,7 +19,7 @@ SOON = 0.05
 
 LONG = 20.0
 
-Aside = Callable[[Callable[[], object]], Future[object]]
+Aside = Callable[..., Future[object]]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_an_event_is_pending_until_it_is_committed(scene: Scene, pipeline: Pipel
 
 def test_who_waits_goes_on_when_it_is_committed(pipeline: Pipeline, aside: Aside) -> None:
     receipt = count(pipeline)
-    waiting = aside(lambda: receipt.wait(LONG))
+    waiting = aside(receipt.wait, LONG)
     drain(pipeline)
     assert waiting.result(LONG) is Outcome.APPLIED
 
@@ -128,7 +128,7 @@ def test_an_event_that_is_set_aside_is_pending_until_its_table_is_resumed(
     pipeline.flush_shard(0)
     assert other.wait(timeout=LONG) is Outcome.APPLIED
     assert "shard 0: table missing is paused" in still_pending(pipeline, receipt)
-    waiting = aside(lambda: receipt.wait(LONG))
+    waiting = aside(receipt.wait, LONG)
     for number in range(3):
         count(pipeline, number)
         pipeline.flush_shard(0)
@@ -148,7 +148,7 @@ def test_what_was_committed_before_its_flusher_died_is_known(scene: Scene, pipel
 def test_a_commit_whose_acknowledgement_is_lost_ends_the_wait(scene: Scene, pipeline: Pipeline, aside: Aside) -> None:
     receipt = count(pipeline)
     claim = claimed(scene.buffer(), "dead")
-    waiting = aside(lambda: receipt.wait(LONG))
+    waiting = aside(receipt.wait, LONG)
     scene.store().apply(batch_of(events_of(claim), 0, seq=claim.seq, id=claim.id))
     assert waiting.result(LONG) is Outcome.APPLIED
 
@@ -232,14 +232,16 @@ def test_who_waits_while_both_servers_go_back_in_time_is_not_passed_over(scene: 
         parked = pipeline.write("missing", {"id": 1})
         pipeline.flush_shard(0)
         older = snapshot(scene.redis)
-        waiting = aside(lambda: parked.wait(LONG))
+        waiting = aside(parked.wait, LONG)
         for number in range(3):
-            last = count(pipeline, number)
+            count(pipeline, number)
             pipeline.flush_shard(0)
+        last = count(pipeline)
+        pipeline.flush_shard(0)
         assert last.wait(timeout=LONG) is Outcome.APPLIED
-        assert scene.sql("SELECT max(seq) FROM pipeline.batch") == [(4,)]
+        assert scene.sql("SELECT max(seq) FROM pipeline.batch") == [(5,)]
         before = len(asked)
-        eventually(lambda: Step.ASKED in asked[before:], "a look, up to batch 4")
+        eventually(lambda: Step.ASKED in asked[before:], "a look, up to batch 5")
         restore(scene.redis, older)
         go_back(scene, 1)
         scene.sql("CREATE TABLE missing (id int PRIMARY KEY)")
@@ -318,7 +320,7 @@ def test_while_postgres_is_away_it_goes_on_waiting(
     receipt = count(pipeline)
     drain(pipeline)
     later = count(pipeline, 2)
-    waiting = aside(lambda: later.wait(LONG))
+    waiting = aside(later.wait, LONG)
     scene.disconnect()
     postgres.stop()
     assert "PostgreSQL could not be asked" in still_pending(pipeline, receipt, seconds=0.3)
@@ -363,7 +365,7 @@ def test_an_interrupted_wait_lets_another_one_look(scene: Scene, pipeline: Pipel
 
     with Pipeline(scene.config(), interrupt) as shared:
         receipts = [count(shared, number) for number in range(8)]
-        waits = [aside(lambda one=receipt: one.wait(LONG)) for receipt in receipts]
+        waits = [aside(receipt.wait, LONG) for receipt in receipts]
         eventually(lambda: interrupted == 3, "three interrupts")
         drain(pipeline)
         ends = [wait.exception(LONG) for wait in waits]
@@ -372,8 +374,8 @@ def test_an_interrupted_wait_lets_another_one_look(scene: Scene, pipeline: Pipel
 
 def test_one_who_gives_up_leaves_the_others_waiting(pipeline: Pipeline, aside: Aside) -> None:
     receipts = [count(pipeline, number) for number in range(6)]
-    short = [aside(lambda one=receipt: one.wait(timeout=SOON)) for receipt in receipts[::2]]
-    waits = [aside(lambda one=receipt: one.wait(LONG)) for receipt in receipts[1::2]]
+    short = [aside(receipt.wait, SOON) for receipt in receipts[::2]]
+    waits = [aside(receipt.wait, LONG) for receipt in receipts[1::2]]
     assert [type(one.exception(LONG)) for one in short] == [StillPending] * 3
     drain(pipeline)
     assert [one.result(LONG) for one in waits] == [Outcome.APPLIED] * 3
@@ -382,7 +384,7 @@ def test_one_who_gives_up_leaves_the_others_waiting(pipeline: Pipeline, aside: A
 def test_a_child_waits_for_itself(pipeline: Pipeline, aside: Aside) -> None:
     """It is forked while its parent looks, and has none of its threads."""
     receipt = count(pipeline)
-    waits = [aside(lambda: receipt.wait(LONG)) for _ in range(4)]
+    waits = [aside(receipt.wait, LONG) for _ in range(4)]
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -96,7 +96,7 @@ def test_a_batch_is_read_once_for_all_who_wait(scene: Scene) -> None:
         waiting = Waiting(lanes, recorded, 1, time.monotonic, BlockingBell)
         parked = [pipeline.write("missing", {"id": number}) for number in range(8)]
         pipeline.flush_shard(0)
-        waits = [threads.submit(lambda one=receipt: run(waiting.wait(one, LONG))) for receipt in parked]
+        waits = [threads.submit(run, waiting.wait(receipt, LONG)) for receipt in parked]
         for number in range(20):
             fresh = pipeline.write("t", {"id": number}, add={"n": 1})
             pipeline.flush_shard(0)
