@@ -26,6 +26,9 @@ INSERT INTO carts VALUES (3, 'A1');
 """
 
 
+WAITING = (ROOT / "docs/how-to/waiting.md").read_text("utf-8")
+
+
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
@@ -50,6 +53,23 @@ def test_the_example_of_the_readme_does_what_it_says(redis_url: str, database_ur
         assert database.execute("SELECT order_id, total FROM order_lines JOIN orders ON id = order_id").fetchall() == [
             (42, 3)
         ]
+
+
+def test_the_example_of_waiting_does_what_it_says(redis_url: str, database_url: str) -> None:
+    with (
+        psycopg.connect(database_url, autocommit=True) as database,
+        Pipeline(Config(redis_url=redis_url, database_url=database_url)) as pipeline,
+    ):
+        database.execute(SCHEMA)
+        pipeline.migrate()
+        environment = {**os.environ, "PIPELINE_REDIS_URL": redis_url, "PIPELINE_DATABASE_URL": database_url}
+        command = [sys.executable, "-W", "error", "-c", "\n".join(blocks(WAITING, "python"))]
+        with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            while process.poll() is None:
+                for shard in range(pipeline.config.shards):
+                    pipeline.flush_shard(shard)
+            assert process.stdout is not None
+            assert (process.returncode, process.stdout.read()) == (0, "committed\napplied\n")
 
 
 @pytest.mark.parametrize("line", [line for block in blocks(README, "console") for line in block.splitlines()])
