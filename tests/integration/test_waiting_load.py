@@ -90,20 +90,21 @@ def test_a_batch_is_read_once_for_all_who_wait(scene: Scene) -> None:
     scene.sql("CREATE TABLE t (id int PRIMARY KEY, n int)")
     config = scene.config()
     pipeline = scene.pipeline()
-    with closing(Sessions(config)) as sessions, ThreadPoolExecutor(8) as threads:
+    with closing(Sessions(config)) as sessions, ThreadPoolExecutor(1) as threads:
         recorded = Recorded(PostgresOutcomes(sessions, config))
         lanes = RedisLanes(BlockingWire(config), Topology(config), config)
         waiting = Waiting(lanes, recorded, 1, time.monotonic, BlockingBell)
         parked = [pipeline.write("missing", {"id": number}) for number in range(8)]
         pipeline.flush_shard(0)
-        waits = [threads.submit(run, waiting.wait(receipt, LONG)) for receipt in parked]
+        together = threads.submit(run, waiting.wait_all(parked, LONG))
+        eventually(lambda: recorded.looks, "the first look")
         for number in range(20):
             fresh = pipeline.write("t", {"id": number}, add={"n": 1})
             pipeline.flush_shard(0)
             assert run(waiting.wait(fresh, LONG)) is Outcome.APPLIED
         scene.sql("CREATE TABLE missing (id int PRIMARY KEY)")
         drain(pipeline)
-        assert {one.result(LONG) for one in waits} == {Outcome.APPLIED}
+        assert set(together.result(LONG)) == {Outcome.APPLIED}
     assert recorded.looks[0][0] == 0
     for (_, last), (start, _) in pairwise(recorded.looks):
         assert start >= last - 1  # one who comes begins behind the batch that was acknowledged when he wrote
