@@ -58,6 +58,11 @@ def test_an_answer_that_is_owed_goes_with_its_connection(wire: Wire, way: Way) -
     assert way.drive(over(wire, number_of)) != left
 
 
+def test_an_answer_that_comes_late_goes_with_its_connection_too(wire: Wire, way: Way) -> None:
+    way.drive(over(wire, lambda line: line.post([("BLPOP", "nothing", "0.1")])))
+    assert way.drive(over(wire, lambda line: line.send([("ECHO", "yours")]))) == [b"yours"]
+
+
 def test_wherever_somebody_is_interrupted_the_next_one_gets_his_own_answer(wire: Wire, way: Way) -> None:
     async def interrupted(line: Line, after: int) -> None:
         for step in range(4):
