@@ -15,8 +15,8 @@ __all__ = ["AsyncReceipt", "Receipt", "Slip", "Stamp", "Waits", "stamp"]
 _WAITS: Final = "_waits"
 
 
-class Slip(msgspec.Struct, frozen=True, dict=True):
-    """What a receipt says of its event. Equal if all of that is; survives pickle.
+class Slip(msgspec.Struct, frozen=True, dict=True, eq=False):
+    """What a receipt says of its event. Equal if all of that is, whoever waits for it; survives pickle.
 
     ``seq`` numbers the accepted events of a shard in order. ``duplicate``: the ``event_id`` was known already, so
     nothing was written; shard, seq and after are those of the first event. ``after`` is the number of the last batch
@@ -28,6 +28,12 @@ class Slip(msgspec.Struct, frozen=True, dict=True):
     seq: int
     duplicate: bool = False
     after: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Slip) and msgspec.structs.astuple(self) == msgspec.structs.astuple(other)
+
+    def __hash__(self) -> int:
+        return hash(msgspec.structs.astuple(self))
 
 
 class Waits(Protocol):

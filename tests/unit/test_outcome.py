@@ -4,8 +4,7 @@ import pickle
 
 import pytest
 
-from pipeline import Outcome
-from pipeline.receipts import Receipt
+from pipeline import AsyncReceipt, Outcome, Receipt
 
 DEAD = Outcome("dead", "value too long", "22001", 7)
 
@@ -48,6 +47,8 @@ def test_an_outcome_shows_what_it_knows() -> None:
 
 
 def test_receipts_of_the_same_event_are_equal() -> None:
-    assert Receipt("a", 0, 1) == Receipt("a", 0, 1)
+    assert Receipt("a", 0, 1) == Receipt("a", 0, 1) == AsyncReceipt("a", 0, 1)
+    assert len({Receipt("a", 0, 1), AsyncReceipt("a", 0, 1), Receipt("b", 0, 1)}) == 2
+    assert Receipt("a", 0, 1) != ("a", 0, 1, False, 0)
     assert Receipt("a", 0, 1) != Receipt("a", 0, 1, after=2)
     assert repr(Receipt("a", 0, 1)) == "Receipt(event_id='a', shard=0, seq=1, duplicate=False, after=0)"
