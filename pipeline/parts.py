@@ -43,7 +43,7 @@ class Parts(Generic[R]):
         topology: Topology,
         sessions: SessionSource,
         *,
-        receipt: Callable[..., R],
+        receipt: type[R],
         bell: Callable[[], Bell],
         sleep: Sleep,
         probe: Probe,

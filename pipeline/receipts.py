@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 
@@ -12,10 +12,8 @@ from pipeline.driving import run
 
 __all__ = ["AsyncReceipt", "Receipt", "Slip", "Stamp", "Waits", "stamp"]
 
-_WAITS: Final = "_waits"
 
-
-class Slip(msgspec.Struct, frozen=True, dict=True, eq=False):
+class Slip(msgspec.Struct, frozen=True, eq=False):
     """What a receipt says of its event. Equal if all of that is, whoever waits for it; survives pickle.
 
     ``seq`` numbers the accepted events of a shard in order. ``duplicate``: the ``event_id`` was known already, so
@@ -28,6 +26,8 @@ class Slip(msgspec.Struct, frozen=True, dict=True, eq=False):
     seq: int
     duplicate: bool = False
     after: int = 0
+
+    _waits: ClassVar[Waits | None] = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Slip) and msgspec.structs.astuple(self) == msgspec.structs.astuple(other)
@@ -48,7 +48,7 @@ class Waits(Protocol):
         ...
 
 
-class Receipt(Slip, frozen=True, dict=True):
+class Receipt(Slip, frozen=True):
     """What an accepted write of a `pipeline.Pipeline` returns."""
 
     def wait(self, timeout: float | None = None) -> Outcome:
@@ -63,7 +63,7 @@ class Receipt(Slip, frozen=True, dict=True):
         return run(_waits_of(self).outcome(self))
 
 
-class AsyncReceipt(Slip, frozen=True, dict=True):
+class AsyncReceipt(Slip, frozen=True):
     """What an accepted write of a `pipeline.AsyncPipeline` returns."""
 
     async def wait(self, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109
@@ -76,9 +76,9 @@ class AsyncReceipt(Slip, frozen=True, dict=True):
 
 
 def _waits_of(receipt: Slip) -> Waits:
-    waits: Waits | None = receipt.__dict__.get(_WAITS)
+    waits = receipt._waits  # noqa: SLF001  # ours
     if waits is None:
-        raise RuntimeError("this receipt was copied or comes from elsewhere: use pipeline.wait(receipt)")
+        raise RuntimeError("this receipt comes out of a pickle, or from elsewhere: use pipeline.wait(receipt)")
     return waits
 
 
@@ -87,12 +87,18 @@ Stamp = Callable[[str, int, int, bool, int], R]
 """Makes a receipt."""
 
 
-def stamp(kind: Callable[..., R], waits: Waits) -> Stamp[R]:
-    """Makes receipts that know whom to ask; that is no part of their value, and is not pickled."""
+def stamp(kind: type[R], waits: Waits) -> Stamp[R]:
+    """Makes receipts that know whom to ask; that is no part of their value, and is not pickled.
 
-    def make(event_id: str, shard: int, seq: int, duplicate: bool, after: int) -> R:  # noqa: FBT001
-        receipt = kind(event_id, shard, seq, duplicate, after)
-        receipt.__dict__[_WAITS] = waits
-        return receipt
+    Their class knows it, one for each pipeline: a million of receipts would be twice as large with a reference in each.
+    """
 
-    return make
+    def reduce(self: R) -> tuple[type[R], tuple[object, ...]]:
+        return kind, msgspec.structs.astuple(self)
+
+    namespace = {"_waits": waits, "__reduce__": reduce, "__doc__": kind.__doc__}
+    make: Any = msgspec.defstruct(
+        kind.__name__, [], bases=(kind,), namespace=namespace, module=kind.__module__, frozen=True, eq=False
+    )
+    made: Stamp[R] = make
+    return made

@@ -307,6 +307,8 @@ def test_a_receipt_out_of_a_pickle_is_waited_for_by_any_pipeline(scene: Scene, p
     assert repr(copy) == repr(receipt)
     with pytest.raises(RuntimeError, match=r"pipeline\.wait"):
         copy.wait()
+    assert type(copy) is Receipt
+    assert isinstance(receipt, Receipt)
     drain(pipeline)
     assert scene.pipeline().wait(copy, timeout=LONG) is Outcome.APPLIED
     assert scene.pipeline(namespace="other").outcome(copy) is Outcome.PENDING
