@@ -280,7 +280,7 @@ class Waiting:
         else:
             began = self._clock()
             book = await self._vigil.keep(watch, math.inf if timeout is None else timeout)
-            if book is not None:
+            if book is not None and watch.pending():
                 raise await self._late(watch, self._clock() - began, book.trouble)
         return [entry.outcome for entry in watch.entries]
 

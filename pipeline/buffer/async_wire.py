@@ -47,8 +47,11 @@ class AsyncWire:
         """Wait until a line may be opened that does not last; what to release after it."""
         self._home.enter()
         turns = self._turns
-        async with _Patiently(self._patience, f"{_AT_ONCE} connections to Redis are busy"):
-            await turns.acquire()
+        if not turns.locked():
+            await turns.acquire()  # at once
+        else:
+            async with _Patiently(self._patience, f"{_AT_ONCE} connections to Redis are busy"):
+                await turns.acquire()
         return turns
 
     async def take(self) -> tuple[Any, list[Any]]:
