@@ -1,18 +1,14 @@
 """A barrier ends when everything that was accepted before it is committed or dead, and not before."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-
 import pytest
 
 from pipeline import BufferUnavailable, Change, InvalidEvent, Outcome, Pipeline, StillPending
 from pipeline.contrib.embedded import Valkey
+from tests.integration.conftest import Aside
 from tests.integration.scene import Scene, drain, restore, snapshot
 
 SOON = 0.05
 LONG = 20.0
-
-Aside = Callable[..., Future[object]]
 
 
 @pytest.fixture
@@ -21,13 +17,6 @@ def pipeline(scene: Scene) -> Pipeline:
     scene.sql("CREATE TABLE other (id int PRIMARY KEY, n int)")
     scene.sql("CREATE TABLE log (id int)")
     return scene.pipeline()
-
-
-@pytest.fixture
-def aside() -> Iterator[Aside]:
-    """Does something in a thread of its own."""
-    with ThreadPoolExecutor(16) as threads:
-        yield threads.submit
 
 
 def waits(pipeline: Pipeline, table: str | None = None) -> str:

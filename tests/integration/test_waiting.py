@@ -1,9 +1,6 @@
 """Waiting for the outcome of a write: it is what PostgreSQL says, whatever happens to either server meanwhile."""
 
-import os
 import pickle
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -12,6 +9,7 @@ from pipeline.contrib.embedded import Postgres, Valkey
 from pipeline.telemetry import Step
 from tests.conformance.lane import batch_of, claimed, events_of
 from tests.faults.mortal import KILLED, die_at, in_child
+from tests.integration.conftest import Aside
 from tests.integration.scene import Scene, dead, drain, eventually, restore, snapshot
 
 SOON = 0.05
@@ -19,21 +17,12 @@ SOON = 0.05
 
 LONG = 20.0
 
-Aside = Callable[..., Future[object]]
-
 
 @pytest.fixture
 def pipeline(scene: Scene) -> Pipeline:
     scene.sql("CREATE TABLE t (id int PRIMARY KEY, n int, word varchar(3))")
     scene.sql("CREATE TABLE log (id int)")
     return scene.pipeline()
-
-
-@pytest.fixture
-def aside() -> Iterator[Aside]:
-    """Does something in a thread of its own."""
-    with ThreadPoolExecutor(16) as threads:
-        yield threads.submit
 
 
 def count(pipeline: Pipeline, key: int = 1, **options: str) -> Receipt:
@@ -357,54 +346,3 @@ def test_who_waits_without_a_migration_is_told_at_once(redis_url: str, database_
     with pytest.raises(NotMigrated):
         count(scene.pipeline()).wait()
     scene.close()
-
-
-def test_an_interrupted_wait_lets_another_one_look(scene: Scene, pipeline: Pipeline, aside: Aside) -> None:
-    """Interrupted again and again in the middle of its looks, as by Ctrl-C or by a time limit of Celery."""
-
-    class Interrupt(BaseException):
-        pass
-
-    interrupted = 0
-
-    def interrupt(step: Step) -> None:
-        nonlocal interrupted
-        if step is Step.POLLED and interrupted < 3:
-            interrupted += 1
-            raise Interrupt
-
-    with Pipeline(scene.config(), interrupt) as shared:
-        receipts = [count(shared, number) for number in range(8)]
-        waits = [aside(receipt.wait, LONG) for receipt in receipts]
-        eventually(lambda: interrupted == 3, "three interrupts")
-        drain(pipeline)
-        ends = [wait.exception(LONG) for wait in waits]
-    assert sorted(type(end).__name__ for end in ends) == ["Interrupt"] * 3 + ["NoneType"] * 5
-
-
-def test_one_who_gives_up_leaves_the_others_waiting(pipeline: Pipeline, aside: Aside) -> None:
-    receipts = [count(pipeline, number) for number in range(6)]
-    short = [aside(receipt.wait, SOON) for receipt in receipts[::2]]
-    waits = [aside(receipt.wait, LONG) for receipt in receipts[1::2]]
-    assert [type(one.exception(LONG)) for one in short] == [StillPending] * 3
-    drain(pipeline)
-    assert [one.result(LONG) for one in waits] == [Outcome.APPLIED] * 3
-
-
-def test_a_child_waits_for_itself(pipeline: Pipeline, aside: Aside) -> None:
-    """It is forked while its parent looks, and has none of its threads."""
-    receipt = count(pipeline)
-    waits = [aside(receipt.wait, LONG) for _ in range(4)]
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(write, str(receipt.wait(timeout=LONG)).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    drain(pipeline)
-    with os.fdopen(read) as answer:
-        assert answer.read() == "applied"
-    os.waitpid(pid, 0)
-    assert [one.result(LONG) for one in waits] == [Outcome.APPLIED] * 4

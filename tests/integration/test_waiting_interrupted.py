@@ -1,12 +1,20 @@
-"""Ctrl-C, alarms and time limits strike anywhere: whoever else waits goes on."""
+"""Ctrl-C, alarms, time limits and forks strike anywhere: whoever else waits goes on."""
 
 import json
+import os
 import subprocess
 import sys
 
-from tests.integration.scene import Scene
+import pytest
+
+from pipeline import Outcome, Pipeline, Receipt, StillPending
+from pipeline.telemetry import Step
+from tests.integration.conftest import Aside
+from tests.integration.scene import Scene, drain, eventually
 
 ROUNDS = 200
+SOON = 0.05
+LONG = 20.0
 
 # The main thread waits and is interrupted at any instruction, while other threads wait; then everything is written.
 SCRIPT = """
@@ -49,3 +57,64 @@ def test_an_interrupt_at_any_instruction_leaves_nobody_waiting_in_vain(scene: Sc
         [sys.executable, "-c", SCRIPT, settings, str(ROUNDS)], capture_output=True, text=True, timeout=110, check=False
     )
     assert (done.returncode, done.stdout) == (0, f"{ROUNDS}\n"), done.stderr
+
+
+@pytest.fixture
+def pipeline(scene: Scene) -> Pipeline:
+    scene.sql("CREATE TABLE t (id int PRIMARY KEY, n int)")
+    return scene.pipeline()
+
+
+def count(pipeline: Pipeline, key: int = 1) -> Receipt:
+    return pipeline.write("t", {"id": key}, add={"n": 1})
+
+
+def test_an_interrupted_wait_lets_another_one_look(scene: Scene, pipeline: Pipeline, aside: Aside) -> None:
+    """Interrupted again and again in the middle of its looks, as by Ctrl-C or by a time limit of Celery."""
+
+    class Interrupt(BaseException):
+        pass
+
+    interrupted = 0
+
+    def interrupt(step: Step) -> None:
+        nonlocal interrupted
+        if step is Step.POLLED and interrupted < 3:
+            interrupted += 1
+            raise Interrupt
+
+    with Pipeline(scene.config(), interrupt) as shared:
+        receipts = [count(shared, number) for number in range(8)]
+        waits = [aside(receipt.wait, LONG) for receipt in receipts]
+        eventually(lambda: interrupted == 3, "three interrupts")
+        drain(pipeline)
+        ends = [wait.exception(LONG) for wait in waits]
+    assert sorted(type(end).__name__ for end in ends) == ["Interrupt"] * 3 + ["NoneType"] * 5
+
+
+def test_one_who_gives_up_leaves_the_others_waiting(pipeline: Pipeline, aside: Aside) -> None:
+    receipts = [count(pipeline, number) for number in range(6)]
+    short = [aside(receipt.wait, SOON) for receipt in receipts[::2]]
+    waits = [aside(receipt.wait, LONG) for receipt in receipts[1::2]]
+    assert [type(one.exception(LONG)) for one in short] == [StillPending] * 3
+    drain(pipeline)
+    assert [one.result(LONG) for one in waits] == [Outcome.APPLIED] * 3
+
+
+def test_a_child_waits_for_itself(pipeline: Pipeline, aside: Aside) -> None:
+    """It is forked while its parent looks, and has none of its threads."""
+    receipt = count(pipeline)
+    waits = [aside(receipt.wait, LONG) for _ in range(4)]
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, str(receipt.wait(timeout=LONG)).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    drain(pipeline)
+    with os.fdopen(read) as answer:
+        assert answer.read() == "applied"
+    os.waitpid(pid, 0)
+    assert [one.result(LONG) for one in waits] == [Outcome.APPLIED] * 4
