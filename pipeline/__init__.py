@@ -3,6 +3,7 @@
 from pipeline.asynchronous import AsyncPipeline
 from pipeline.config import Config
 from pipeline.core.change import Change
+from pipeline.core.outcome import Outcome
 from pipeline.errors import (
     ApplyFailed,
     BufferUnavailable,
@@ -14,17 +15,19 @@ from pipeline.errors import (
     NotMigrated,
     PipelineError,
     PipelineFull,
+    StillPending,
     StoreError,
     StoreUnavailable,
     TopologyMismatch,
 )
 from pipeline.reading import StaleRow
+from pipeline.receipts import AsyncReceipt, Receipt
 from pipeline.wiring import Pipeline
-from pipeline.writer import Receipt
 
 __all__ = [
     "ApplyFailed",
     "AsyncPipeline",
+    "AsyncReceipt",
     "BufferUnavailable",
     "Change",
     "Config",
@@ -34,11 +37,13 @@ __all__ = [
     "InvalidRead",
     "InvalidSetting",
     "NotMigrated",
+    "Outcome",
     "Pipeline",
     "PipelineError",
     "PipelineFull",
     "Receipt",
     "StaleRow",
+    "StillPending",
     "StoreError",
     "StoreUnavailable",
     "TopologyMismatch",

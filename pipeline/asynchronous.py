@@ -11,14 +11,16 @@ from pipeline.buffer.async_wire import AsyncWire
 from pipeline.buffer.topology import Topology, ping
 from pipeline.client import Client
 from pipeline.config import Config
+from pipeline.parts import Parts
+from pipeline.receipts import AsyncReceipt
 from pipeline.store.async_session import AsyncSessions
 from pipeline.telemetry import Probe, ignore
-from pipeline.wiring import Parts
+from pipeline.vigil import AsyncBell
 
 __all__ = ["AsyncPipeline"]
 
 
-class AsyncPipeline(Client):
+class AsyncPipeline(Client[AsyncReceipt]):
     """`pipeline.Pipeline` for the code of an application in an event loop: the same methods, to be awaited.
 
     One instance per process and event loop is enough, and any number of tasks may use it at once. Connections are made
@@ -31,7 +33,7 @@ class AsyncPipeline(Client):
 
     >>> async with AsyncPipeline.from_env() as pipeline:                             # doctest: +SKIP
     ...     await pipeline.write("page_views", key={"page_id": 7}, add={"views": 1})
-    Receipt(event_id='019…', shard=3, seq=1, duplicate=False)
+    AsyncReceipt(event_id='019…', shard=3, seq=1, duplicate=False, after=0)
     """
 
     def __init__(self, config: Config | None = None, probe: Probe = ignore) -> None:
@@ -40,8 +42,17 @@ class AsyncPipeline(Client):
         self._wire = AsyncWire(self.config)
         self._topology = Topology(self.config)
         self._sessions = AsyncSessions(self.config)
-        parts = Parts(self.config, self._wire, self._topology, self._sessions, sleep=asyncio.sleep, probe=probe)
-        super().__init__(parts.writer, parts.reader)
+        parts = Parts(
+            self.config,
+            self._wire,
+            self._topology,
+            self._sessions,
+            receipt=AsyncReceipt,
+            bell=AsyncBell,
+            sleep=asyncio.sleep,
+            probe=probe,
+        )
+        super().__init__(parts.writer, parts.reader, parts.waiting, parts.barrier)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:

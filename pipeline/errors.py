@@ -9,6 +9,7 @@
     ├── InvalidRead               a row was asked for in a way that has no answer
     ├── PipelineFull              a shard holds as many pending events as it may
     ├── DurabilityNotReached      an event was accepted, and is less durable than its write asked for
+    ├── StillPending              what was waited for has not come in time
     ├── TopologyMismatch          Redis was set up for another number of shards or format
     ├── BufferUnavailable         Redis could not be reached or refused the command
     └── StoreError                PostgreSQL could not do what was asked
@@ -35,6 +36,7 @@ __all__ = [
     "NotMigrated",
     "PipelineError",
     "PipelineFull",
+    "StillPending",
     "StoreError",
     "StoreUnavailable",
     "TopologyMismatch",
@@ -151,6 +153,26 @@ class DurabilityNotReached(PipelineError):
             f"{accepted} accepted event(s) reached durability {self.reached!r}, not {self.wanted!r} ({self.problem}); "
             "accepted they stay, so repeat the write only under the same event_id"
         )
+
+
+class StillPending(PipelineError, TimeoutError):
+    """What was waited for has not come in time: ``pending`` of ``total`` events (of a barrier: shards).
+
+    Nothing is lost by that: what was accepted stays pending, and can be waited for again. ``problem`` says what may
+    keep it.
+    """
+
+    def __init__(self, seconds: float, pending: int, total: int, problem: str, what: str = "event(s)") -> None:
+        super().__init__(problem)
+        self.args = (seconds, pending, total, problem, what)
+        self.seconds = seconds
+        self.pending = pending
+        self.total = total
+        self.problem = problem
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.pending} of {self.total} {self.what} still pending after {self.seconds:g} s: {self.problem}"
 
 
 class TopologyMismatch(PipelineError):

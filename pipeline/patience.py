@@ -1,4 +1,4 @@
-"""Waiting for room in full shards: how long until the next look, and when to give up."""
+"""Attempts for room in full shards: how long until the next look, and when to give up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.core.drain import pause
 from pipeline.driving import Sleep
 from pipeline.errors import PipelineError, PipelineFull
 
-__all__ = ["Patience", "Waiting"]
+__all__ = ["Attempts", "Patience"]
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -26,7 +26,7 @@ class Patience(msgspec.Struct, frozen=True):
     sleep: Sleep
 
 
-class Waiting:
+class Attempts:
     """The full shards that one call waits for, each with its own deadline."""
 
     def __init__(self, patience: Patience, *, blocking: bool) -> None:

@@ -20,10 +20,10 @@ from pipeline.driving import run
 from pipeline.ports import DeadLetter, DeadLetters, EventWriter
 from pipeline.telemetry import Probe, Step, ignore
 
-__all__ = ["Outcome", "Replayed", "Replayer"]
+__all__ = ["ReplayOutcome", "Replayed", "Replayer"]
 
 
-class Outcome(StrEnum):
+class ReplayOutcome(StrEnum):
     """What became of a dead letter that was to be replayed."""
 
     REPLAYED = "replayed"
@@ -39,7 +39,7 @@ class Replayed(msgspec.Struct, frozen=True):
     """The outcome for one dead letter; ``event_id`` is the id under which it was written again."""
 
     id: int
-    outcome: Outcome
+    outcome: ReplayOutcome
     event_id: str | None = None
     detail: str | None = None
 
@@ -80,7 +80,7 @@ class Replayer:
                 if one in letters:
                     yield self._replay(letters[one], actor=actor, force=force, dry_run=dry_run)
                 else:
-                    yield Replayed(one, Outcome.NOT_FOUND)
+                    yield Replayed(one, ReplayOutcome.NOT_FOUND)
 
     def replay_all(
         self, *, actor: str, last: int, table: str | None = None, force: bool = False, dry_run: bool = False
@@ -100,27 +100,29 @@ class Replayer:
 
     def _replay(self, letter: DeadLetter, *, actor: str, force: bool, dry_run: bool) -> Replayed:
         if letter.status != "dead":
-            return Replayed(letter.id, Outcome.NOT_DEAD, detail=letter.status)
+            return Replayed(letter.id, ReplayOutcome.NOT_DEAD, detail=letter.status)
         event = self.event(letter)
         if isinstance(event, Malformed):
-            return Replayed(letter.id, Outcome.MALFORMED, detail=event.reason)
+            return Replayed(letter.id, ReplayOutcome.MALFORMED, detail=event.reason)
         if not force and not _commutes(event):
             return Replayed(
-                letter.id, Outcome.NEEDS_FORCE, detail="does more than add and insert; a newer write may be overwritten"
+                letter.id,
+                ReplayOutcome.NEEDS_FORCE,
+                detail="does more than add and insert; a newer write may be overwritten",
             )
         suffix = f"{_SUFFIX}{letter.id}"  # alone makes the id unique, so what stands before it may be cut
         event_id = event.id.partition(_SUFFIX)[0][: MAX_EVENT_ID - len(suffix)] + suffix
         if dry_run:
-            return Replayed(letter.id, Outcome.WOULD_REPLAY, event_id)
+            return Replayed(letter.id, ReplayOutcome.WOULD_REPLAY, event_id)
         self._probe(Step.REPLAYING)
         try:
             run(self._writer.write(event.changes, event_id=event_id, shard_by=event.shard_by))
         except ValueError as error:
-            return Replayed(letter.id, Outcome.REFUSED, detail=str(error))
+            return Replayed(letter.id, ReplayOutcome.REFUSED, detail=str(error))
         self._probe(Step.REPLAYED)
         self._letters.mark_replayed(letter.id, event_id=event_id, forced=force, actor=actor)
         self._probe(Step.MARKED)
-        return Replayed(letter.id, Outcome.REPLAYED, event_id)
+        return Replayed(letter.id, ReplayOutcome.REPLAYED, event_id)
 
 
 def _commutes(event: Event) -> bool:

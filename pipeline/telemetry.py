@@ -35,6 +35,8 @@ class Step(StrEnum):
     LOOKED = "read.looked"  # the row is not cached; PostgreSQL has not been asked yet
     FETCHED = "read.fetched"  # PostgreSQL has answered, nothing is installed
     INSTALLED = "read.installed"
+    POLLED = "wait.polled"  # Redis has said how far the shards are, for all who wait
+    ASKED = "wait.asked"  # PostgreSQL has said what became of events
 
 
 Probe = Callable[[Step], None]

@@ -1,4 +1,4 @@
-"""The composition root: where Redis and PostgreSQL meet, and clock and chance come in.
+"""The composition root, with `pipeline.parts`: where Redis and PostgreSQL meet, and clock and chance come in.
 
 Only `pipeline.asynchronous` knows both, too: it is the same for an event loop.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 import socket
 import threading
 import time
@@ -19,59 +18,40 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
+from pipeline.barrier import Tell
 from pipeline.buffer.connection import check_broker
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
-from pipeline.buffer.rows import RedisRows
 from pipeline.buffer.survey import RedisSurvey
 from pipeline.buffer.topology import Topology, check_topology, ping
-from pipeline.buffer.wire import BlockingWire, Wire
-from pipeline.buffer.writing import RedisIntake
+from pipeline.buffer.wire import BlockingWire
 from pipeline.client import Client
 from pipeline.config import Config, Durability
-from pipeline.core.change import Change, event_id
+from pipeline.core.change import Change
 from pipeline.core.health import Facts, Finding, Lane, diagnose
-from pipeline.driving import Sleep, blocking_sleep, each, run
+from pipeline.core.outcome import Outcome
+from pipeline.driving import blocking_sleep, each, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
-from pipeline.patience import Patience
+from pipeline.parts import Parts
 from pipeline.ports import Ledger
-from pipeline.reader import Reader
+from pipeline.receipts import Receipt, Slip
 from pipeline.reconcile import Reconciled, Reconciler
 from pipeline.replay import Replayer
 from pipeline.status import Sides, Status, buffer_status, shard_statuses, status_of
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
 from pipeline.store.inspection import inspect_store
 from pipeline.store.postgres import PostgresStore
-from pipeline.store.reader import PostgresRows
 from pipeline.store.schema import migrate
-from pipeline.store.session import Sessions, SessionSource
+from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe, ignore
-from pipeline.writer import Ingress, Receipt, Writer
+from pipeline.vigil import BlockingBell
+from pipeline.writer import Ingress
 
-__all__ = ["Parts", "Pipeline"]
+__all__ = ["Pipeline"]
 
-_RANDOM_BITS: Final = 74  # of a UUIDv7
 _TURN_SECONDS: Final = 0.5  # of one shard in a drain; short, so that its caller can show progress and stop
 _BUSY_SECONDS: Final = 0.05  # until another flusher, who is in the middle of a batch, is looked at again
-
-
-def _new_event_id() -> str:
-    return event_id(time.time_ns() // 1_000_000, secrets.randbits(_RANDOM_BITS))
-
-
-class Parts:
-    """What an application's calls are made of, whatever its input and output wait by."""
-
-    def __init__(
-        self, config: Config, wire: Wire, topology: Topology, sessions: SessionSource, *, sleep: Sleep, probe: Probe
-    ) -> None:
-        self.intake = RedisIntake(wire, topology, config, sleep)
-        patience = Patience(config.full_timeout_seconds, time.monotonic, random.random, sleep)
-        self.writer = Writer(self.intake, config, _new_event_id, patience, probe)
-        cache = RedisRows(wire, topology, config)
-        self.rows = PostgresRows(sessions, config, time.monotonic)
-        self.reader = Reader(cache, self.rows, config, time.monotonic, sleep, probe=probe)
 
 
 class Pipeline:
@@ -81,7 +61,7 @@ class Pipeline:
 
     >>> pipeline = Pipeline.from_env()                                              # doctest: +SKIP
     >>> pipeline.write("page_views", key={"page_id": 7}, add={"views": 1})          # doctest: +SKIP
-    Receipt(event_id='019…', shard=3, seq=1, duplicate=False)
+    Receipt(event_id='019…', shard=3, seq=1, duplicate=False, after=0)
     """
 
     def __init__(self, config: Config | None = None, probe: Probe = ignore) -> None:
@@ -94,8 +74,17 @@ class Pipeline:
         self._topology = Topology(self.config)
         self._buffer = RedisBuffer(self._redis, self.config, self._check_topology)
         self._sessions = Sessions(self.config)
-        self._parts = Parts(self.config, self._wire, self._topology, self._sessions, sleep=blocking_sleep, probe=probe)
-        self._client = Client(self._parts.writer, self._parts.reader)
+        self._parts = Parts(
+            self.config,
+            self._wire,
+            self._topology,
+            self._sessions,
+            receipt=Receipt,
+            bell=BlockingBell,
+            sleep=blocking_sleep,
+            probe=probe,
+        )
+        self._client = Client(self._parts.writer, self._parts.reader, self._parts.waiting, self._parts.barrier)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -223,6 +212,49 @@ class Pipeline:
     ) -> list[dict[str, Any] | None]:
         """`read` for many keys, in their order; in one round trip for each 500 of them if all are cached."""
         return run(self._client.read_many(table, keys, shard_by=shard_by, allow_stale=allow_stale))
+
+    # --- waiting
+
+    def wait(self, receipt: Slip, timeout: float | None = None) -> Outcome:
+        """What became of an event: `Outcome.APPLIED`, or `Outcome.DEAD` with the reason, as soon as that is so.
+
+        ``timeout`` is in seconds, ``None``: wait for ever. While Redis or PostgreSQL is away, it goes on waiting. An
+        event that Redis has forgotten, because it went back in time, is waited for in vain.
+
+        Any number of threads may wait: one of them looks for all. ``receipt`` may come from another process.
+
+        Raises:
+            StillPending: a `TimeoutError`; says what may keep the event.
+            StoreError: PostgreSQL refuses to answer: no ``pipeline migrate``, no right to read the ledger.
+        """
+        return run(self._client.wait(receipt, timeout))
+
+    def wait_all(self, receipts: Iterable[Slip], timeout: float | None = None) -> list[Outcome]:
+        """`wait` for all of them together; the outcomes in their order."""
+        return run(self._client.wait_all(receipts, timeout))
+
+    def outcome(self, receipt: Slip) -> Outcome:
+        """What PostgreSQL says of an event now; `Outcome.PENDING` if it says nothing.
+
+        That it does also after PIPELINE_LEDGER_RETENTION, when it has forgotten the event.
+
+        Raises:
+            StoreUnavailable: PostgreSQL is down.
+        """
+        return run(self._client.outcome(receipt))
+
+    def barrier(self, table: str | None = None, timeout: float | None = None, tell: Tell | None = None) -> None:
+        """Return when everything that was accepted before is committed or dead, by whomever it was written.
+
+        With ``table`` events that are set aside, because another table is paused, are not waited for if they do not
+        touch this one. ``timeout`` is in seconds; ``tell`` is called now and then, with the number of events that are
+        still waited for.
+
+        Raises:
+            StillPending: a `TimeoutError`; says which shards are not done, and why.
+            BufferUnavailable: Redis is down at the call, or went back in time meanwhile, so nobody can say.
+        """
+        run(self._client.barrier(table, timeout, tell))
 
     # --- flushing
 

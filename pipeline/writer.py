@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -15,11 +15,14 @@ from pipeline.core.change import Change, canonical_table, changes_of, check_even
 from pipeline.core.codec import OPEN_END, Envelope, kwargs_json, malformed_kwargs, read_arguments
 from pipeline.core.intake import Intake, fingerprint, read
 from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, PipelineError, PipelineFull
-from pipeline.patience import Patience, Waiting
+from pipeline.patience import Attempts, Patience
 from pipeline.ports import Encoded, EncodedChange, EventBuffer, Session, Written
+from pipeline.receipts import Slip, Stamp
 from pipeline.telemetry import Probe, Step, ignore
 
-__all__ = ["Ingress", "Receipt", "Writer"]
+__all__ = ["Ingress", "Writer"]
+
+R = TypeVar("R", bound=Slip)
 
 CHUNK: Final = 250
 """Most events of one shard in one script call: it holds Redis for 1 to 2 ms."""
@@ -29,31 +32,19 @@ _to_json: Final = msgspec.json.Encoder().encode
 _WriteChunks = Callable[[Sequence[tuple[int, Sequence[Encoded]]]], Awaitable[list[list[Written] | PipelineError]]]
 
 
-class Receipt(msgspec.Struct, frozen=True):
-    """What an accepted write returns.
-
-    ``seq`` numbers the accepted events of a shard in order. ``duplicate``: the ``event_id`` was known already, so
-    nothing was written; shard and seq are those of the first event.
-    """
-
-    event_id: str
-    shard: int
-    seq: int
-    duplicate: bool = False
-
-
-class Writer:
+class Writer(Generic[R]):
     """The write side. Stateless apart from its connections; safe to share between threads."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         buffer: EventBuffer,
         config: Config,
         new_id: Callable[[], str],
         patience: Patience,
+        stamp: Stamp[R],
         probe: Probe = ignore,
     ) -> None:
-        """``new_id`` makes a fresh event id (a UUIDv7 in production)."""
+        """``new_id`` makes a fresh event id (a UUIDv7 in production), ``stamp`` a receipt."""
         self._buffer = buffer
         self._shards = config.shards
         self._chunk = min(CHUNK, config.max_pending // config.shards)
@@ -63,6 +54,7 @@ class Writer:
         self._patience = patience
         self._tables = frozenset(map(canonical_table, config.tables))
         self._new_id = new_id
+        self._stamp = stamp
         self._probe = probe
         task = f"{config.namespace}.apply_event"
         self._envelopes = [Envelope(task, f"{config.namespace}.events.{{{shard}}}") for shard in range(config.shards)]
@@ -75,39 +67,39 @@ class Writer:
         shard_by: str | None = None,
         durability: Durability | None = None,
         when_full: WhenFull | None = None,
-    ) -> Receipt:
+    ) -> R:
         """Accept one event; see `pipeline.wiring.Pipeline.write` for what it raises."""
         wanted = self._durability if durability is None else _known(durability)
         event = self.encode(changes, event_id=event_id, shard_by=shard_by)
         self._probe(Step.WRITING)
-        waiting = self._waiting(when_full or self._when_full)
-        receipt: Receipt | None = None
+        attempts = self._attempts(when_full or self._when_full)
+        receipt: R | None = None
         while receipt is None:
             try:
                 receipt = await self._write(event, wanted)
             except PipelineFull as error:
-                await self._pause(waiting.after([(event.shard, 1, error)]))
+                await self._pause(attempts.after([(event.shard, 1, error)]))
         self._probe(Step.WRITTEN)
         return receipt
 
-    async def _write(self, event: Encoded, wanted: Durability) -> Receipt:
+    async def _write(self, event: Encoded, wanted: Durability) -> R:
         if wanted == "memory":
             (written,) = await self._buffer.write(event.shard, [event])
-            return _receipt(event, written)
+            return self._receipt(event, written)
         (written,), missing = await self._buffer.write_durably(event.shard, [event], wanted)
-        receipt = _receipt(event, written)
+        receipt = self._receipt(event, written)
         if missing is not None:
             raise DurabilityNotReached(wanted, "memory", missing, [receipt])
         return receipt
 
-    def _waiting(self, when_full: WhenFull) -> Waiting:
-        return Waiting(self._patience, blocking=when_full == "block")
+    def _attempts(self, when_full: WhenFull) -> Attempts:
+        return Attempts(self._patience, blocking=when_full == "block")
 
     async def _pause(self, seconds: float) -> None:
         self._probe(Step.BLOCKED)
         await self._patience.sleep(seconds)
 
-    async def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[Receipt]:
+    async def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[R]:
         """Accept one event per change, in chunks; each chunk is one round trip.
 
         Order is kept per shard; while one is full and waited for, the others go on. When something goes wrong, the
@@ -118,7 +110,7 @@ class Writer:
         before an error. So if an accepted event is less durable than ``durability``, it is `DurabilityNotReached`.
         """
         wanted = self._durability if durability is None else _known(durability)
-        receipts: list[Receipt | None] = []
+        receipts: list[R | None] = []
         if wanted == "memory":
             await self._send_all(changes, self._buffer.write_chunks, receipts)
         else:
@@ -131,13 +123,11 @@ class Writer:
                 await _settle(session, wanted, receipts)
         return [receipt for receipt in receipts if receipt is not None]
 
-    async def _send_all(
-        self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[Receipt | None]
-    ) -> None:
+    async def _send_all(self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[R | None]) -> None:
         for events in self._encoded(changes, receipts):
             receipts += await self._send(events, write_chunks, receipts)
 
-    def _encoded(self, changes: Iterable[Change], receipts: list[Receipt | None]) -> Iterator[list[Encoded]]:
+    def _encoded(self, changes: Iterable[Change], receipts: list[R | None]) -> Iterator[list[Encoded]]:
         iterator = iter(changes)
         while chunk := list(islice(iterator, self._chunk * self._shards)):
             try:
@@ -147,13 +137,13 @@ class Writer:
                 raise
 
     async def _send(
-        self, events: Sequence[Encoded], write_chunks: _WriteChunks, before: Sequence[Receipt | None]
-    ) -> list[Receipt | None]:
+        self, events: Sequence[Encoded], write_chunks: _WriteChunks, before: Sequence[R | None]
+    ) -> list[R | None]:
         lanes: dict[int, list[int]] = {}
         for position, event in enumerate(events):
             lanes.setdefault(event.shard, []).append(position)
-        receipts: list[Receipt | None] = [None] * len(events)
-        waiting = self._waiting(self._when_full)
+        receipts: list[R | None] = [None] * len(events)
+        attempts = self._attempts(self._when_full)
         while lanes:
             parts = [(shard, positions[: self._chunk]) for shard, positions in lanes.items()]
             try:
@@ -164,16 +154,16 @@ class Writer:
             for (shard, part), outcome in zip(parts, outcomes, strict=True):
                 if not isinstance(outcome, PipelineError):
                     for position, written in zip(part, outcome, strict=True):
-                        receipts[position] = _receipt(events[position], written)
+                        receipts[position] = self._receipt(events[position], written)
                     lanes[shard] = lanes[shard][len(part) :]
             lanes = {shard: positions for shard, positions in lanes.items() if positions}
             try:
-                rest = waiting.after(
+                rest = attempts.after(
                     (shard, len(part), outcome) for (shard, part), outcome in zip(parts, outcomes, strict=True)
                 )
             except PipelineError as error:
                 raise _with_receipts(error, [*before, *receipts]) from error.__cause__
-            if rest and all(shard in waiting for shard in lanes):  # nobody else has anything to send
+            if rest and all(shard in attempts for shard in lanes):  # nobody else has anything to send
                 await self._pause(rest)
         return receipts
 
@@ -213,6 +203,9 @@ class Writer:
             )
         return Encoded(event, id_json, shard, message, encoded, event_id is not None)
 
+    def _receipt(self, event: Encoded, written: Written) -> R:
+        return self._stamp(event.id, event.shard, written.seq, written.duplicate, written.after)
+
     def _check_allowed(self, sealed: Sequence[tuple[dict[str, Any], str | None]]) -> None:
         for wire, _ in sealed:
             if wire["table"] not in self._tables:
@@ -222,7 +215,7 @@ class Writer:
 class Ingress:
     """Accepts events that arrive as messages of the task ``apply_event``, published by any Celery client."""
 
-    def __init__(self, writer: Writer, buffer: EventBuffer, config: Config) -> None:
+    def __init__(self, writer: Writer[Any], buffer: EventBuffer, config: Config) -> None:
         self._writer = writer
         self._buffer = buffer
         self._shards = config.shards
@@ -340,13 +333,9 @@ async def _settle(
             raise DurabilityNotReached(wanted, "memory", problem, list(receipts)) from cause
 
 
-def _with_receipts(error: PipelineError, receipts: Sequence[Receipt | None]) -> PipelineError:
+def _with_receipts(error: PipelineError, receipts: Sequence[object]) -> PipelineError:
     if isinstance(error, PipelineFull):
         accepted = sum(receipt is not None for receipt in receipts)
         error = PipelineFull(error.shard, error.pending, error.limit, accepted, error.drain_seconds)
     error.receipts = receipts
     return error
-
-
-def _receipt(event: Encoded, written: Written) -> Receipt:
-    return Receipt(event.id, event.shard, written.seq, written.duplicate)

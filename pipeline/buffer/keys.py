@@ -20,7 +20,7 @@ key                                    type    what it holds
 ``pipeline.overlay.{n}:<table>:<key>`` list    pending events of one row, oldest left: ``[seq, id, change]``
 ``pipeline.row.{n}:<table>:<key>``     hash    the cached row, column → JSON; complete or absent. Its tag is the field
                                                without a name: see below
-``pipeline.seen.{n}:<id>``             string  an idempotency key, value = seq; expires after the dedupe window
+``pipeline.seen.{n}:<id>``             string  an idempotency key: seq and after; expires after the dedupe window
 ``pipeline.handed.{n}:<mark>``          string  a broken message that was handed to the flush; expires
 ``pipeline.topology``                  hash    what every client must agree on
 ``pipeline``                           list    the ingress queue (Celery)

@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
+from pipeline.core.change import printable
 from pipeline.core.codec import accepted_ms
 from pipeline.core.drain import Drained, drain_seconds, rate
 from pipeline.errors import PipelineFull
 from pipeline.ports import PausedTable, Settled, ShardState
 
-__all__ = ["Why", "field_of", "parts", "paused_tables", "per_row", "refusal", "shard_state"]
+__all__ = ["Why", "field_of", "name_of", "parts", "paused_tables", "per_row", "refusal", "shard_state"]
 
 _ROWS_PER_CALL: Final = 500
 """Rows that one acknowledge call settles: four commands each, so Redis is held for less than a millisecond."""
@@ -43,6 +44,11 @@ _NO_NAME: Final = "\x00"
 def field_of(table: str, column: str | None) -> str:
     """By what the hashes of paused and of probed things know a table, or one of its columns."""
     return table if column is None else table + _NO_NAME + column
+
+
+def name_of(field: bytes) -> str:
+    """A field of `field_of` for people: the table, or ``table.column``."""
+    return printable(field.decode().replace(_NO_NAME, "."))
 
 
 def paused_tables(reply: Sequence[Any]) -> tuple[PausedTable, ...]:

@@ -154,7 +154,13 @@ class RedisIntake:
     def _written(self, shard: int, reply: list[Any]) -> list[Written]:
         if reply[0] < 0:
             raise refusal(shard, self._per_shard, reply)
-        return [Written(abs(seq), seq < 0) for seq in reply[1:]]
+        _, after, *events = reply
+        return [Written(one, duplicate=False, after=after) if isinstance(one, int) else _known(one) for one in events]
+
+
+def _known(seen: bytes) -> Written:
+    seq, after = map(int, seen.split())
+    return Written(seq, duplicate=True, after=after)
 
 
 class _Session:

@@ -19,7 +19,7 @@ from pipeline.core.change import canonical_table
 from pipeline.core.codec import Malformed, arguments
 from pipeline.errors import InvalidEvent
 from pipeline.ports import DeadLetter
-from pipeline.replay import Outcome, Replayed
+from pipeline.replay import Replayed, ReplayOutcome
 from pipeline.wiring import Pipeline
 
 __all__ = ["dead_letters", "replay"]
@@ -27,7 +27,7 @@ __all__ = ["dead_letters", "replay"]
 _PAGE: Final = 100
 _ID: Final = click.IntRange(min=1, max=2**63 - 1)
 _COLUMNS: Final = ("id", "dead_at", "table", "event_id", "status", "attempts", "sqlstate", "reason")
-_DONE: Final = frozenset({Outcome.REPLAYED, Outcome.WOULD_REPLAY})
+_DONE: Final = frozenset({ReplayOutcome.REPLAYED, ReplayOutcome.WOULD_REPLAY})
 
 
 def _table(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:

@@ -33,7 +33,11 @@ class Encoded(msgspec.Struct, frozen=True):
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What Redis answered: the sequence number in the shard, and whether the id was known already."""
+    """What Redis answered: the sequence number in the shard, and whether the id was known already.
+
+    ``after`` is the number of the last batch that the shard was done with then.
+    """
 
     seq: int
     duplicate: bool
+    after: int = 0

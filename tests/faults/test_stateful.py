@@ -10,6 +10,7 @@ About half a minute, with other examples each time. For a run of hours::
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 
@@ -18,9 +19,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from pipeline import Change, Pipeline
+from pipeline import Change, Outcome, Pipeline, Receipt
+from pipeline.buffer.lanes import RedisLanes
+from pipeline.driving import run
+from pipeline.store.outcomes import PostgresOutcomes
 from pipeline.telemetry import Step
-from tests.faults.model import ALWAYS_THERE, AWAY, SCHEMA, TABLES, Model, Timeline, look
+from pipeline.vigil import BlockingBell
+from pipeline.waiting import Waiting, _ReceiptWatch
+from tests.faults.model import ALWAYS_THERE, AWAY, SCHEMA, TABLES, Model, Sight, Timeline, look
 from tests.faults.puppet import Puppet
 from tests.integration.scene import Scene, restore, snapshot
 
@@ -117,6 +123,13 @@ class Machine(RuleBasedStateMachine):
         self.names = {table: table for table in TABLES}
         self.columns_away: set[tuple[str, str]] = set()
         self.model = Model()
+        # one who waits for everything, and looks when a rule says so
+        self.now = 0.0
+        lanes = RedisLanes(self.writer._wire, self.writer._topology, self.config)
+        outcomes = PostgresOutcomes(self.writer._sessions, self.config)
+        self.book = Waiting(lanes, outcomes, 1, lambda: self.now, BlockingBell)._book(threading.Lock())
+        self.pruned = False
+        self.waits: list[_ReceiptWatch] = []
         self.saved: deque[tuple[list[tuple[bytes, bytes]], Timeline]] = deque(maxlen=MOST_SAVED)
 
     # --- writing
@@ -127,12 +140,24 @@ class Machine(RuleBasedStateMachine):
         for event in batch:
             receipt = self.writer.write_group(event, shard_by="one")
             self.model.accept(receipt.event_id, event, duplicate=receipt.duplicate)
+            self._wait(receipt)
+
+    def _wait(self, receipt: Receipt) -> None:
+        self.waits.append(_ReceiptWatch([receipt], BlockingBell()))
+        self.book.enter(self.waits[-1])
 
     @rule(number=st.integers(1, 3))
     def write_under_an_id(self, number: int) -> None:
         event = (Change("counter", {"id": number}, add={"n": 100}),)
         receipt = self.writer.write_group(event, shard_by="one", event_id=f"once-{number}")
         self.model.accept(receipt.event_id, event, duplicate=receipt.duplicate, named=True)
+        self._wait(receipt)
+
+    @rule(seconds=st.sampled_from([0, 2]))
+    def look_what_became_of_them(self, seconds: int) -> None:
+        """With a hint of Redis, or after so long that PostgreSQL is asked anyway."""
+        self.now += seconds
+        run(self.book.look())
 
     @rule()
     def replay_dead_letters(self) -> None:
@@ -220,12 +245,30 @@ class Machine(RuleBasedStateMachine):
             self.model.forget(sight)
             self.scene.sql("UPDATE pipeline.batch SET applied_at = now() - interval '1 year'")
             self.writer.ledger.prune()
+            self.pruned = True
 
     # --- what must hold
 
     @invariant()
     def the_laws_hold(self) -> None:
-        self.model.check(look(self.scene, self.names))
+        sight = look(self.scene, self.names)
+        self.model.check(sight)
+        self._check_outcomes(sight)
+
+    def _check_outcomes(self, sight: Sight, *, looked: bool = False) -> None:
+        """Nothing is said of an event that is not so; if one has ``looked`` just now, all that is known is said."""
+        recorded = {event for _, events in sight.batches for event in events}
+        letters = {letter.event for letter in sight.letters}
+        for watch in self.waits:
+            (entry,) = watch.entries
+            known = entry.event_id in recorded
+            if entry.outcome == Outcome.APPLIED:
+                assert self.pruned or known, entry.event_id
+                assert entry.event_id not in letters
+            elif entry.outcome == Outcome.DEAD:
+                assert entry.event_id in letters
+            elif looked:
+                assert not known, entry.event_id
 
     def teardown(self) -> None:
         try:
@@ -254,7 +297,12 @@ class Machine(RuleBasedStateMachine):
             if not self.writer.shards_to_flush() and not self.writer.status().pending:
                 break
             self.writer.flush_shard(0)
-        self.model.check_drained(look(self.scene, self.names))
+        sight = look(self.scene, self.names)
+        self.model.check_drained(sight)
+        self.now += 2
+        while run(self.book.look()):
+            pass
+        self._check_outcomes(sight, looked=True)
         assert self.scene.redis.keys("pipeline.held.*") == []
 
 

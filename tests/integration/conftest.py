@@ -1,6 +1,7 @@
 """A scene for each test: an empty Redis, and a database in which ``pipeline migrate`` has run."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.twin import Twin
 
 MakeValkey = Callable[..., Valkey]
 MakePipeline = Callable[..., Pipeline]
+Aside = Callable[..., Future[object]]
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +95,10 @@ def pipeline_on(kind: type[Pipeline]) -> Iterator[Callable[..., Pipeline]]:
             return stack.enter_context(kind(Config(**{"shards": 1, **settings}, redis_url=server.url)))
 
         yield make
+
+
+@pytest.fixture
+def aside() -> Iterator[Aside]:
+    """Does something in a thread of its own."""
+    with ThreadPoolExecutor(16) as threads:
+        yield threads.submit

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import AsyncPipeline, Change, Config, Pipeline, PipelineFull, Receipt
+from pipeline import AsyncPipeline, AsyncReceipt, Change, Config, Pipeline, PipelineFull, Receipt
 from pipeline.buffer.topology import Topology
 from pipeline.buffer.wire import BlockingWire
 from pipeline.buffer.writing import RedisIntake
@@ -43,12 +43,12 @@ class Time:
 
 
 @contextmanager
-def writing(config: Config, time: Time) -> Iterator[Writer]:
+def writing(config: Config, time: Time) -> Iterator[Writer[Receipt]]:
     wire = BlockingWire(config)
     intake = RedisIntake(wire, Topology(config), config, blocking_sleep)
     ids = count()
     patience = Patience(config.full_timeout_seconds, lambda: time.now, lambda: 0.5, time.sleep)
-    yield Writer(intake, config, lambda: f"event-{next(ids)}", patience)
+    yield Writer(intake, config, lambda: f"event-{next(ids)}", patience, Receipt)
     run(wire.close())
 
 
@@ -232,7 +232,7 @@ def test_tasks_that_wait_for_room_keep_nobody_else_in_the_event_loop_from_writin
     full, roomy = changes_of(0, 1)[0], changes_of(1, 1)[0]
     config = redis_scene.config(shards=2, max_pending=2, when_full="block")
 
-    async def work() -> list[Receipt]:
+    async def work() -> list[AsyncReceipt]:
         blocked = asyncio.Event()
 
         def note(step: Step) -> None:

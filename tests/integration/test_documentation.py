@@ -21,6 +21,9 @@ SETTINGS = (ROOT / "docs/reference/settings.md").read_text("utf-8")
 METRICS = (ROOT / "docs/how-to/metrics.md").read_text("utf-8")
 
 
+WAITING = (ROOT / "docs/how-to/waiting.md").read_text("utf-8")
+
+
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
@@ -97,6 +100,23 @@ def test_the_example_of_asyncio_does_what_it_says(redis_url: str, database_url: 
         env=environment, cwd=ROOT, check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("{'page_id': 7, 'views': 1} 2 {'page_id': 7, 'views': 3}\n", "")
+
+
+def test_the_example_of_waiting_does_what_it_says(redis_url: str, database_url: str) -> None:
+    with (
+        psycopg.connect(database_url, autocommit=True) as database,
+        Pipeline(Config(redis_url=redis_url, database_url=database_url)) as pipeline,
+    ):
+        database.execute("".join(blocks(README, "sql")).encode())
+        pipeline.migrate()
+        environment = {**os.environ, "PIPELINE_REDIS_URL": redis_url, "PIPELINE_DATABASE_URL": database_url}
+        command = [sys.executable, "-W", "error", "-c", "\n".join(blocks(WAITING, "python"))]
+        with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            while process.poll() is None:
+                for shard in range(pipeline.config.shards):
+                    pipeline.flush_shard(shard)
+            assert process.stdout is not None
+            assert (process.returncode, process.stdout.read()) == (0, "committed\napplied\n")
 
 
 @pytest.mark.parametrize("line", [line for block in blocks(README, "console") for line in block.splitlines()])

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 import redis
 
-from pipeline import BufferUnavailable, Change, InvalidEvent, Pipeline, PipelineFull, TopologyMismatch
+from pipeline import BufferUnavailable, Change, InvalidEvent, Pipeline, PipelineFull, Receipt, TopologyMismatch
 from pipeline.contrib.embedded import Valkey
 from pipeline.core.change import shard_of
 from pipeline.core.values import identity
-from pipeline.writer import CHUNK, Receipt
+from pipeline.writer import CHUNK
 from tests.conformance.lane import claimed
 from tests.integration.scene import Scene, eventually
 

@@ -17,6 +17,7 @@ MADE: dict[str, PipelineError] = {
     "InvalidRead": errors.InvalidRead("no such table", "t"),
     "PipelineFull": errors.PipelineFull(3, 100, 100, 7, 12.345),
     "DurabilityNotReached": errors.DurabilityNotReached("disk", "memory", "no AOF", ["first", None]),
+    "StillPending": errors.StillPending(1.5, 2, 3, "a problem", "shard(s)"),
     "TopologyMismatch": errors.TopologyMismatch("shards", "8", "4"),
     "BufferUnavailable": errors.BufferUnavailable("away", answered=True),
     "StoreError": errors.StoreError("a problem", "42601"),

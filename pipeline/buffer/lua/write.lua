@@ -10,7 +10,8 @@
 --       6 number of events
 --       then per event: id, message (open at its end), 1 if it has a seen key else 0, number of keyed changes,
 --                       then per keyed change: its JSON
--- Returns {pending, seq, seq, …}; a negative seq is that of the known event with the same id.
+-- Returns {pending, after, seq, seq, …}; in the place of the seq of a known event the value of its seen key.
+--         after: number of the last batch that the shard was done with.
 --         {-1 - pending, milliseconds now, drained, draining, drained_at, busy_since} if the shard is full (the last four
 --         are of acknowledge.lua, and nil where there is none); then nothing was written.
 
@@ -19,11 +20,24 @@ local pending = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[2])
 local count = tonumber(ARGV[6])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-if pending + count > tonumber(ARGV[1]) then
-  return { -1 - pending, now, unpack(redis.call('HMGET', KEYS[3], 'drained', 'draining', 'drained_at', 'busy_since')) }
+local shard = redis.call('HMGET', KEYS[3], 'accepted', 'seq')
+local seq, after = tonumber(shard[1] or 0), tonumber(shard[2] or 0)
+
+-- Enqueue a flush of this shard, unless one is on its way. At the head of the queue it is the next to be taken, whatever
+-- waits there. A Redis without memory refuses it, and then the beat has to do.
+local function ask_for_flush(at_head)
+  local wanted = tonumber(redis.call('HGET', KEYS[3], 'wanted') or 0)
+  if ARGV[3] ~= '' and now - wanted > tonumber(ARGV[4])
+    and type(redis.pcall('HSET', KEYS[3], 'wanted', string.format('%.0f', now))) == 'number' then
+    local id = 'flush-' .. KEYS[1]:match('{(%d+)}') .. '-' .. string.format('%.0f', seq) .. '-' .. clock[1] .. clock[2]
+    redis.pcall(at_head and 'RPUSH' or 'LPUSH', KEYS[4], (ARGV[3]:gsub('@ID@', id)))
+  end
 end
 
-local seq = tonumber(redis.call('HGET', KEYS[3], 'accepted') or 0)
+if pending + count > tonumber(ARGV[1]) then
+  ask_for_flush(true) -- where a flood of refused events keeps the workers busy, a flush must not wait for its turn
+  return { -1 - pending, now, unpack(redis.call('HMGET', KEYS[3], 'drained', 'draining', 'drained_at', 'busy_since')) }
+end
 
 -- A cached row is updated only where Lua does it exactly; otherwise it is dropped, which is always right: absent is a
 -- legal state, partial or wrong is not. Lua's numbers are doubles, so integers are exact below 2^53 only. A value of
@@ -73,7 +87,7 @@ local function update_row(row, change)
   return true
 end
 
-local result = { pending }
+local result = { pending, after }
 local key, arg = 7, 7
 for _ = 1, count do
   local id, message, has_seen, changes = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], tonumber(ARGV[arg + 3])
@@ -82,12 +96,12 @@ for _ = 1, count do
   if has_seen == '1' then
     known = redis.call('GET', KEYS[key])
     if not known then
-      redis.call('SET', KEYS[key], seq + 1, 'PX', ARGV[5])
+      redis.call('SET', KEYS[key], string.format('%.0f %.0f', seq + 1, after), 'PX', ARGV[5])
     end
     key = key + 1
   end
   if known then
-    result[#result + 1] = -tonumber(known)
+    result[#result + 1] = known
     key = key + 2 * changes
     arg = arg + changes
   else
@@ -115,15 +129,10 @@ end
 redis.call('HSET', KEYS[3], 'accepted', string.format('%.0f', seq))
 
 local threshold = tonumber(ARGV[2])
-if threshold > 0 and ARGV[3] ~= '' then
+if threshold > 0 then
   local length = redis.call('LLEN', KEYS[1])
   if length >= threshold and length - count < threshold then
-    local wanted = tonumber(redis.call('HGET', KEYS[3], 'wanted') or 0)
-    if now - wanted > tonumber(ARGV[4]) then
-      redis.call('HSET', KEYS[3], 'wanted', string.format('%.0f', now))
-      local id = 'flush-' .. KEYS[1]:match('{(%d+)}') .. '-' .. string.format('%.0f', seq) .. '-' .. clock[1] .. clock[2]
-      redis.call('LPUSH', KEYS[4], (ARGV[3]:gsub('@ID@', id)))
-    end
+    ask_for_flush(false)
   end
 end
 return result
