@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
-from pipeline.config import Durability
-from pipeline.core.change import Change
+from pipeline.config import Config, Durability
+from pipeline.core.change import Change, canonical_table
+from pipeline.errors import DurabilityNotReached, InvalidEvent, PipelineError
 from pipeline.reader import Reader
+from pipeline.through import PATIENCE_SECONDS, Through
 from pipeline.writer import Receipt, Writer
 
 __all__ = ["Client"]
@@ -16,9 +19,16 @@ __all__ = ["Client"]
 class Client:
     """The methods of `pipeline.Pipeline` for applications, by the same names and with the same arguments and errors."""
 
-    def __init__(self, writer: Writer, reader: Reader) -> None:
+    def __init__(
+        self, writer: Writer, reader: Reader, through: Through, config: Config, new_id: Callable[[], str]
+    ) -> None:
+        """``new_id`` makes the event id of what is written through: it stands in its receipt only."""
         self._writer = writer
         self._reader = reader
+        self._through = through
+        self._new_id = new_id
+        routed = config.write_through_tables if config.write_through_policy == "route" else ()
+        self._routed = frozenset(map(canonical_table, routed))
 
     async def write(
         self,
@@ -35,7 +45,7 @@ class Client:
     ) -> Receipt:
         """See `pipeline.Pipeline.write`."""
         change = Change(table, dict(key), dict(set or {}), dict(add or {}), dict(max or {}), dict(min or {}))
-        return await self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+        return await self._write(change, event_id, shard_by, durability)
 
     async def delete(
         self,
@@ -48,7 +58,7 @@ class Client:
     ) -> Receipt:
         """See `pipeline.Pipeline.delete`."""
         change = Change(table, dict(key), delete=True)
-        return await self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+        return await self._write(change, event_id, shard_by, durability)
 
     async def insert(
         self,
@@ -61,11 +71,27 @@ class Client:
     ) -> Receipt:
         """See `pipeline.Pipeline.insert`."""
         change = Change(table, insert=dict(values))
-        return await self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+        return await self._write(change, event_id, shard_by, durability)
 
     async def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[Receipt]:
         """See `pipeline.Pipeline.write_many`."""
-        return await self._writer.write_many(changes, durability=durability)
+        if not self._routed:
+            return await self._writer.write_many(changes, durability=durability)
+        receipts: list[Receipt] = []
+        for routed, part in groupby(changes, self._is_routed):
+            try:
+                if routed:
+                    for change in part:
+                        receipts.append(await self._route(change, None, None))  # noqa: PERF401 - kept for the error
+                else:
+                    receipts += await self._writer.write_many(part, durability=durability)
+            except DurabilityNotReached as error:
+                accepted = [*receipts, *error.receipts]
+                raise DurabilityNotReached(error.wanted, error.reached, error.problem, accepted) from error
+            except PipelineError as error:
+                error.receipts = [*receipts, *(error.receipts or [None])]
+                raise
+        return receipts
 
     async def write_group(
         self,
@@ -77,6 +103,50 @@ class Client:
     ) -> Receipt:
         """See `pipeline.Pipeline.write_group`."""
         return await self._writer.write(changes, event_id=event_id, shard_by=shard_by, durability=durability)
+
+    async def write_through(
+        self,
+        table: str,
+        key: Mapping[str, Any] | None = None,
+        *,
+        set: Mapping[str, Any] | None = None,
+        add: Mapping[str, Any] | None = None,
+        max: Mapping[str, Any] | None = None,
+        min: Mapping[str, Any] | None = None,
+        delete: bool = False,
+        insert: Mapping[str, Any] | None = None,
+        shard_by: str | None = None,
+        connection: object | None = None,
+        timeout: float = PATIENCE_SECONDS,  # noqa: ASYNC109 - PostgreSQL and the flush have to know it
+    ) -> None:
+        """See `pipeline.Pipeline.write_through`."""
+        appended = None if insert is None else dict(insert)
+        change = Change(
+            table, dict(key or {}), dict(set or {}), dict(add or {}), dict(max or {}), dict(min or {}), delete, appended
+        )
+        await self._through.write(change, shard_by=shard_by, connection=connection, timeout=timeout)
+
+    async def _write(
+        self, change: Change, event_id: str | None, shard_by: str | None, durability: Durability | None
+    ) -> Receipt:
+        if self._routed and self._is_routed(change):
+            return await self._route(change, event_id, shard_by)
+        return await self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+
+    def _is_routed(self, change: object) -> bool:
+        try:
+            return isinstance(change, Change) and canonical_table(change.table) in self._routed
+        except (InvalidEvent, TypeError):  # the writer says what is wrong
+            return False
+
+    async def _route(self, change: Change, event_id: str | None, shard_by: str | None) -> Receipt:
+        if event_id is not None:
+            raise InvalidEvent(
+                "a change that is written through takes no event_id: PostgreSQL has it before Redis could know the id, "
+                "so a repeated one would be applied twice",
+                change.table,
+            )
+        return Receipt(self._new_id(), await self._through.write(change, shard_by=shard_by), 0, applied=True)
 
     async def read(
         self, table: str, key: Mapping[str, Any], *, shard_by: str | None = None, allow_stale: bool = False

@@ -34,6 +34,11 @@ class Step(StrEnum):
     LOOKED = "read.looked"  # the row is not cached; PostgreSQL has not been asked yet
     FETCHED = "read.fetched"  # PostgreSQL has answered, nothing is installed
     INSTALLED = "read.installed"
+    SETTLED = "through.settled"  # what was pending for the row is applied, nothing is locked
+    TAKEN = "through.locked"  # the transaction has its turn on the row, which may still be cached
+    DROPPED = "through.dropped"  # the row is not cached any more, and cannot be
+    CHANGED = "through.changed"  # the statement has run, nothing is committed
+    PASSED = "through.committed"
 
 
 Probe = Callable[[Step], None]

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Self, TypeVar
 
+import msgspec
+
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.buffer.rows import RedisRows
@@ -24,7 +26,7 @@ from pipeline.client import Client
 from pipeline.config import Config, Durability
 from pipeline.core.change import Change, event_id
 from pipeline.core.health import Facts, Finding, diagnose
-from pipeline.driving import blocking_sleep, run
+from pipeline.driving import aside, blocking_sleep, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
 from pipeline.ports import Ledger
@@ -37,7 +39,9 @@ from pipeline.store.postgres import PostgresStore
 from pipeline.store.reader import PostgresRows
 from pipeline.store.schema import migrate
 from pipeline.store.session import Sessions
+from pipeline.store.through import CallersConnection, PostgresThrough
 from pipeline.telemetry import Probe, ignore
+from pipeline.through import PATIENCE_SECONDS, Through
 from pipeline.writer import Ingress, Receipt, Writer
 
 __all__ = ["Pipeline"]
@@ -75,7 +79,9 @@ class Pipeline:
         cache = RedisRows(self._wire, self._topology, self.config)
         store = PostgresRows(self._sessions, self.config, time.monotonic)
         reader = Reader(cache, store, self.config, time.monotonic, blocking_sleep, probe=probe)
-        self._client = Client(self._writer, reader)
+        turns = PostgresThrough(self._sessions, self.config)
+        through = Through(cache, turns, self._flush_aside, self.config, time.monotonic, blocking_sleep, probe=probe)
+        self._client = Client(self._writer, reader, through, self.config, _new_event_id)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -175,6 +181,53 @@ class Pipeline:
         """
         return run(self._client.write_group(changes, shard_by=shard_by, event_id=event_id, durability=durability))
 
+    def write_through(
+        self,
+        table: str,
+        key: Mapping[str, Any] | None = None,
+        *,
+        set: Mapping[str, Any] | None = None,
+        add: Mapping[str, Any] | None = None,
+        max: Mapping[str, Any] | None = None,
+        min: Mapping[str, Any] | None = None,
+        delete: bool = False,
+        insert: Mapping[str, Any] | None = None,
+        shard_by: str | None = None,
+        connection: CallersConnection | None = None,
+        timeout: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Change one row in PostgreSQL now, behind everything that was accepted for it; then it is committed.
+
+        Args:
+            table: as in `write`, and spelled as in all writes of the row.
+            key: as in `write`.
+            set: as in `write`.
+            add: as in `write`.
+            max: as in `write`.
+            min: as in `write`.
+            delete: delete the row.
+            insert: column → value of a row to append; it has no key, and no order.
+            shard_by: as in `write`, and the same as in all writes of the row.
+            connection: make the change in the open transaction of this psycopg connection, to the database of
+                ``config.database_url``, and leave the commit to the caller. Until then reads do not see it. Do this
+                first in the transaction: what is pending is flushed by others, who may need what it has locked.
+            timeout: seconds to wait for what is pending; and again as long for the row, if somebody has locked it.
+
+        Raises:
+            InvalidEvent: names the table, the column and the problem; or what is wrong with ``connection``.
+            NotSettled: it was not our turn in time.
+            ChangeRefused: the change does not fit the table, or breaks a constraint of it.
+            StoreError: conflicts with other transactions, again and again; roll back one of your own.
+            StoreUnavailable: PostgreSQL is down. If that was while it committed, the message says that nobody knows.
+            BufferUnavailable: Redis is down.
+        """
+        run(
+            self._client.write_through(
+                table, key, set=set, add=add, max=max, min=min, delete=delete, insert=insert,
+                shard_by=shard_by, connection=connection, timeout=timeout,
+            )
+        )  # fmt: skip
+
     @cached_property
     def ingress(self) -> Ingress:
         """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
@@ -222,6 +275,15 @@ class Pipeline:
             raise ValueError(f"there is no shard {shard}; shards are 0 to {self.config.shards - 1}")
         owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{uuid.uuid4().hex[:8]}"
         return self._flusher.flush_shard(shard, owner, slice_seconds)
+
+    async def _flush_aside(self, shard: int, seconds: float) -> str:
+        """See `pipeline.through.FlushAside`. In a thread, since what it waits for may be the caller's own locks."""
+        report = aside(lambda: self.flush_shard(shard, slice_seconds=seconds), seconds)
+        if report is None:
+            return "the flush of its shard has not ended: it has much to do, or waits for a lock, maybe of the caller's"
+        if report.end is End.RESTING:
+            report = msgspec.structs.replace(report, error=self._buffer.states()[shard].error)
+        return report.why
 
     def drain(self, shards: Iterable[int] | None = None) -> Iterator[FlushReport]:
         """Flush ``shards`` (default: all) in turns until each was empty once, or has a batch that failed.

@@ -23,6 +23,11 @@ __all__ = ["Ingress", "Receipt", "Writer"]
 CHUNK: Final = 250
 """Most events of one shard in one script call: it holds Redis for 1 to 2 ms."""
 
+WRITTEN_THROUGH: Final = (
+    "the table is in PIPELINE_WRITE_THROUGH_TABLES: call write_through; its changes cannot be part of a group or come "
+    "from Celery, where a message may be delivered twice"
+)
+
 _to_json: Final = msgspec.json.Encoder().encode
 
 _WriteChunks = Callable[[Sequence[tuple[int, Sequence[Encoded]]]], Awaitable[list[list[Written] | PipelineError]]]
@@ -32,13 +37,15 @@ class Receipt(msgspec.Struct, frozen=True):
     """What an accepted write returns.
 
     ``seq`` numbers the accepted events of a shard in order. ``duplicate``: the ``event_id`` was known already, so
-    nothing was written; shard and seq are those of the first event.
+    nothing was written; shard and seq are those of the first event. ``applied``: it was written through, so it is
+    committed, and has no seq (0).
     """
 
     event_id: str
     shard: int
     seq: int
     duplicate: bool = False
+    applied: bool = False
 
 
 class Writer:
@@ -52,6 +59,7 @@ class Writer:
         self._max_bytes = config.max_event_bytes
         self._durability = config.durability
         self._tables = frozenset(map(canonical_table, config.tables))
+        self._through = frozenset(map(canonical_table, config.write_through_tables))
         self._new_id = new_id
         self._probe = probe
         task = f"{config.namespace}.apply_event"
@@ -157,7 +165,7 @@ class Writer:
                 raise InvalidEvent(f"a change must be a pipeline.Change, not a {type(change).__qualname__}")
         sealed = [seal(change) for change in changes]
         event = self._new_id() if event_id is None else check_event_id(event_id)
-        if self._tables:
+        if self._tables or self._through:
             self._check_allowed(sealed)
         rows = [(wire["table"], identity) for wire, identity in sealed]
         shard = shard_of(rows, shard_by, event, self._shards)
@@ -181,8 +189,10 @@ class Writer:
 
     def _check_allowed(self, sealed: Sequence[tuple[dict[str, Any], str | None]]) -> None:
         for wire, _ in sealed:
-            if wire["table"] not in self._tables:
+            if self._tables and wire["table"] not in self._tables:
                 raise InvalidEvent("the table is not in PIPELINE_TABLES", wire["table"])
+            if wire["table"] in self._through:
+                raise InvalidEvent(WRITTEN_THROUGH, wire["table"])
 
 
 class Ingress:
