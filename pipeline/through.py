@@ -43,8 +43,12 @@ _LONGEST_WAIT_SECONDS: Final = 0.05
 
 _decode: Final = msgspec.json.Decoder(Change).decode
 
-FlushAside = Callable[[int, float], Awaitable[str]]
-"""Flushes a shard for at most so many seconds, whatever the flush itself waits for, and says how that ended."""
+FlushAside = Callable[[int, float], Awaitable[str | None]]
+"""Flushes a shard and says how that ended; ``None`` after so many seconds, whatever the flush itself waits for."""
+
+_NOT_ENDED: Final = (
+    "the flush of its shard has not ended: it has much to do, or waits for a lock, maybe of the caller's"
+)
 
 
 class Through:
@@ -112,12 +116,12 @@ class Through:
         waiting = await self._rows.waiting(place)
         last = waiting.last
         wait = _FIRST_WAIT_SECONDS
-        why = "no time was left for a flush"
+        why = _NOT_ENDED
         while waiting.count and waiting.first <= last:
             left = until - self._clock()
             if left <= 0:
                 raise NotSettled(place.table, waiting.count, why)
-            why = await self._flush(place.shard, left)
+            why = await self._flush(place.shard, left) or why
             waiting = await self._rows.waiting(place)
             if waiting.count and waiting.first <= last:
                 await self._sleep(min(wait, max(0.0, until - self._clock())))

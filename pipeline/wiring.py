@@ -62,7 +62,7 @@ class Pipeline:
 
     >>> pipeline = Pipeline.from_env()                                              # doctest: +SKIP
     >>> pipeline.write("page_views", key={"page_id": 7}, add={"views": 1})          # doctest: +SKIP
-    Receipt(event_id='019…', shard=3, seq=1, duplicate=False)
+    Receipt(event_id='019…', shard=3, seq=1, duplicate=False, applied=False)
     """
 
     def __init__(self, config: Config | None = None, probe: Probe = ignore) -> None:
@@ -276,14 +276,12 @@ class Pipeline:
         owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{uuid.uuid4().hex[:8]}"
         return self._flusher.flush_shard(shard, owner, slice_seconds)
 
-    async def _flush_aside(self, shard: int, seconds: float) -> str:
+    async def _flush_aside(self, shard: int, seconds: float) -> str | None:
         """See `pipeline.through.FlushAside`. In a thread, since what it waits for may be the caller's own locks."""
         report = aside(lambda: self.flush_shard(shard, slice_seconds=seconds), seconds)
-        if report is None:
-            return "the flush of its shard has not ended: it has much to do, or waits for a lock, maybe of the caller's"
-        if report.end is End.RESTING:
+        if report is not None and report.end is End.RESTING:
             report = msgspec.structs.replace(report, error=self._buffer.states()[shard].error)
-        return report.why
+        return report and report.why
 
     def drain(self, shards: Iterable[int] | None = None) -> Iterator[FlushReport]:
         """Flush ``shards`` (default: all) in turns until each was empty once, or has a batch that failed.

@@ -23,6 +23,7 @@ from psycopg import sql
 from pipeline.core.fold import Delete, Insert, Operation, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
+from pipeline.store.statements import statement
 from pipeline.store.text import Unfit, array_text, copy_rows, text_of
 
 __all__ = [
@@ -79,8 +80,11 @@ class BulkWriter:
         tables: Mapping[int, Table],
         plans: dict[tuple[int, Shape], Plan],
         stages: set[str],
+        lane: int,
     ) -> None:
+        """``lane``: see `pipeline.store.turns.lane_key`."""
         self._connection = connection
+        self._lane = lane
         self._tables = tables
         self._plans = plans
         self._stages = stages
@@ -119,7 +123,11 @@ class BulkWriter:
             rows += self._append(table, wave.inserts.get(oid, ()))
         for table, shape, operations in reversed(deletes):
             self.at = table
-            rows += self._merge(table, shape, operations)
+            deleted = self._merge(table, shape, operations)
+            if deleted < len(operations):  # one of them may be on its way: see `lane_key`
+                self._connection.execute(statement("close_lane"), {"lane": self._lane})
+                deleted += self._merge(table, shape, operations)
+            rows += deleted
         return rows
 
     def _merge(self, table: Table, shape: Shape, operations: Sequence[Operation]) -> int:

@@ -24,7 +24,7 @@ from pipeline.store.queries import AsyncQueries, BlockingQueries, Queries
 from pipeline.store.session import SessionSource
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit
-from pipeline.store.turns import turn_key
+from pipeline.store.turns import lane_key, turn_key
 
 __all__ = ["CallersConnection", "PostgresThrough"]
 
@@ -58,7 +58,9 @@ class PostgresThrough:
             )
         status = connection.info.transaction_status
         if connection.closed or status not in _JOINABLE:
-            raise InvalidEvent(f"the connection cannot be used now: it is {'closed' if connection.closed else status}")
+            raise InvalidEvent(
+                f"the connection cannot be used now: it is {'closed' if connection.closed else status.name}"
+            )
         if connection.pgconn.pipeline_status != PipelineStatus.OFF:
             raise InvalidEvent("the connection is in pipeline mode, in which no answer can be waited for")
         if connection.autocommit and status is TransactionStatus.IDLE:
@@ -111,11 +113,14 @@ class _Turn:
 
     async def take(self, place: Place, seconds: float) -> None:
         """See `pipeline.reading.Turn.take`."""
-        key = turn_key(self._namespace, place)
-        milliseconds = max(1, round(seconds * 1000))  # 0 would be for ever
+        parameters = {
+            "milliseconds": max(1, round(seconds * 1000)),  # 0 would be for ever
+            "key": turn_key(self._namespace, place),
+            "lane": lane_key(self._namespace, place.shard),
+        }
         with self._in_time("another write_through of the row has not ended"):
             async with self._queries.savepoint():
-                await self._queries.row(statement("take_turn"), {"milliseconds": milliseconds, "key": key})
+                await self._queries.row(statement("take_turn"), parameters)
 
     async def change(self, change: Change) -> None:
         """See `pipeline.reading.Turn.change`."""

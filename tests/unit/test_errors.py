@@ -17,11 +17,13 @@ MADE: dict[str, PipelineError] = {
     "InvalidRead": errors.InvalidRead("no such table", "t"),
     "PipelineFull": errors.PipelineFull(3, 100, 100, 7),
     "DurabilityNotReached": errors.DurabilityNotReached("disk", "memory", "no AOF", ["first", None]),
+    "NotSettled": errors.NotSettled("t", 3, "another flusher is at work"),
     "TopologyMismatch": errors.TopologyMismatch("shards", "8", "4"),
     "BufferUnavailable": errors.BufferUnavailable("away"),
     "StoreError": errors.StoreError("a problem", "42601"),
     "StoreUnavailable": errors.StoreUnavailable("away", "57P03"),
     "NotMigrated": errors.NotMigrated("run it", "3F000"),
+    "ChangeRefused": errors.ChangeRefused("a problem", "23514", "t"),
     "ApplyFailed": errors.ApplyFailed("a problem", "23505", "poison", "t", "lost", "an event"),
 }
 
