@@ -281,7 +281,7 @@ class Pipeline:
         report = aside(lambda: self.flush_shard(shard, slice_seconds=seconds), seconds)
         if report is not None and report.end is End.RESTING:
             report = msgspec.structs.replace(report, error=self._buffer.states()[shard].error)
-        return report and report.why
+        return None if report is None else report.why
 
     def drain(self, shards: Iterable[int] | None = None) -> Iterator[FlushReport]:
         """Flush ``shards`` (default: all) in turns until each was empty once, or has a batch that failed.
