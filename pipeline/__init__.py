@@ -1,5 +1,6 @@
 """A write-behind pipeline: writes land in Redis and reach PostgreSQL in batches, exactly once, in order."""
 
+from pipeline.asynchronous import AsyncPipeline
 from pipeline.config import Config
 from pipeline.core.change import Change
 from pipeline.errors import (
@@ -25,6 +26,7 @@ from pipeline.writer import Receipt
 
 __all__ = [
     "ApplyFailed",
+    "AsyncPipeline",
     "BufferUnavailable",
     "Change",
     "ChangeRefused",

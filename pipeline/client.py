@@ -116,7 +116,7 @@ class Client:
         delete: bool = False,
         insert: Mapping[str, Any] | None = None,
         shard_by: str | None = None,
-        connection: object | None = None,
+        connection: Any = None,
         timeout: float = PATIENCE_SECONDS,  # noqa: ASYNC109 - PostgreSQL and the flush have to know it
     ) -> None:
         """See `pipeline.Pipeline.write_through`."""

@@ -8,12 +8,13 @@ generators; that coroutines do as well was seen in the client of EdgeDB. See dec
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["Sleep", "aside", "blocking_sleep", "run"]
+__all__ = ["Home", "Sleep", "aside", "blocking_sleep", "run"]
 
 Sleep = Callable[[float], Awaitable[object]]
 """Sleeps for so many seconds, blockingly or not."""
@@ -57,3 +58,23 @@ def aside(work: Callable[[], T], seconds: float) -> T | None:
 async def blocking_sleep(seconds: float) -> None:
     """Sleep in this thread, as a coroutine for `run`."""
     time.sleep(seconds)  # noqa: ASYNC251  # that is what it is for
+
+
+class Home:
+    """The event loop that something lives in, from its first use until it is closed. A socket waits in one only."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def enter(self) -> None:
+        """Raises RuntimeError in another loop than the first time, since there it would wait for ever."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("an AsyncPipeline belongs to the event loop that has used it first, until it is closed")
+
+    def leave(self) -> None:
+        """From now on it may be another one; raises as `enter`."""
+        self.enter()
+        self._loop = None

@@ -13,6 +13,7 @@ others who miss the same row wait for that, for a while. Every read equals a sta
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -146,9 +147,20 @@ class Reader:
             answers = dict(zip(rows, await self._store.read(questions), strict=True))
             self._probe(Step.FETCHED)
         finally:
-            for place, miss in missed.items():
-                await self._settle(place, miss, answers.get(place))
+            await self._settle_all(missed, answers)
         return {place: answer.row for place, answer in answers.items()}
+
+    async def _settle_all(self, missed: Mapping[Place, Missed], answers: Mapping[Place, Found]) -> None:
+        """Use every ticket, or give it back: as long as one is out, others wait for it. Also in a cancelled task."""
+        cancelled: CancelledError | None = None
+        for place, miss in missed.items():
+            try:
+                await self._settle(place, miss, None if cancelled else answers.get(place))
+            except CancelledError as error:
+                cancelled = error
+                await self._settle(place, miss, None)
+        if cancelled is not None:
+            raise cancelled
 
     async def _settle(self, place: Place, miss: Missed, answer: Found | None) -> None:
         if miss.ticket is None:

@@ -1,10 +1,12 @@
-"""The composition root: the only module that knows both Redis and PostgreSQL, and where clock and chance come in."""
+"""The composition root: where Redis and PostgreSQL meet, and clock and chance come in.
+
+Only `pipeline.asynchronous` knows both, too: it is the same for an event loop.
+"""
 
 from __future__ import annotations
 
 import os
 import random
-import secrets
 import socket
 import threading
 import time
@@ -18,41 +20,32 @@ import msgspec
 
 from pipeline.buffer.inspection import inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
-from pipeline.buffer.rows import RedisRows
-from pipeline.buffer.topology import Topology, check_topology
+from pipeline.buffer.topology import Topology, check_topology, ping
 from pipeline.buffer.wire import BlockingWire
-from pipeline.buffer.writing import RedisIntake
 from pipeline.client import Client
 from pipeline.config import Config, Durability
-from pipeline.core.change import Change, event_id
+from pipeline.core.change import Change
 from pipeline.core.health import Facts, Finding, diagnose
 from pipeline.driving import aside, blocking_sleep, run
 from pipeline.errors import InvalidSetting, PipelineError
 from pipeline.flush import End, Flusher, FlushReport
+from pipeline.parts import Parts, new_event_id
 from pipeline.ports import Ledger
-from pipeline.reader import Reader
 from pipeline.replay import Replayer
 from pipeline.status import Status, lanes, summary
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
 from pipeline.store.inspection import inspect_store
 from pipeline.store.postgres import PostgresStore
-from pipeline.store.reader import PostgresRows
 from pipeline.store.schema import migrate
 from pipeline.store.session import Sessions
-from pipeline.store.through import CallersConnection, PostgresThrough
 from pipeline.telemetry import Probe, ignore
-from pipeline.through import PATIENCE_SECONDS, Through
-from pipeline.writer import Ingress, Receipt, Writer
+from pipeline.through import PATIENCE_SECONDS
+from pipeline.writer import Ingress, Receipt
 
 __all__ = ["Pipeline"]
 
-_RANDOM_BITS: Final = 74  # of a UUIDv7
 _TURN_SECONDS: Final = 0.5  # of one shard in a drain; short, so that its caller can show progress and stop
 _BUSY_SECONDS: Final = 0.05  # until another flusher, who is in the middle of a batch, is looked at again
-
-
-def _new_event_id() -> str:
-    return event_id(time.time_ns() // 1_000_000, secrets.randbits(_RANDOM_BITS))
 
 
 class Pipeline:
@@ -74,14 +67,11 @@ class Pipeline:
         self._topology = Topology(self.config)
         self._buffer = RedisBuffer(self._redis, self.config, self._check_topology)
         self._sessions = Sessions(self.config)
-        self._intake = RedisIntake(self._wire, self._topology, self.config, blocking_sleep)
-        self._writer = Writer(self._intake, self.config, _new_event_id, probe)
-        cache = RedisRows(self._wire, self._topology, self.config)
-        store = PostgresRows(self._sessions, self.config, time.monotonic)
-        reader = Reader(cache, store, self.config, time.monotonic, blocking_sleep, probe=probe)
-        turns = PostgresThrough(self._sessions, self.config)
-        through = Through(cache, turns, self._flush_aside, self.config, time.monotonic, blocking_sleep, probe=probe)
-        self._client = Client(self._writer, reader, through, self.config, _new_event_id)
+        self._parts = Parts(
+            self.config, self._wire, self._topology, self._sessions,
+            sleep=blocking_sleep, flush=self._flush_aside, probe=probe,
+        )  # fmt: skip
+        self._client = Client(self._parts.writer, self._parts.reader, self._parts.through, self.config, new_event_id)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -193,7 +183,7 @@ class Pipeline:
         delete: bool = False,
         insert: Mapping[str, Any] | None = None,
         shard_by: str | None = None,
-        connection: CallersConnection | None = None,
+        connection: Any = None,
         timeout: float = PATIENCE_SECONDS,
     ) -> None:
         """Change one row in PostgreSQL now, behind everything that was accepted for it; then it is committed.
@@ -231,7 +221,7 @@ class Pipeline:
     @cached_property
     def ingress(self) -> Ingress:
         """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
-        return Ingress(self._writer, self._intake, self.config)
+        return Ingress(self._parts.writer, self._parts.intake, self.config)
 
     # --- reading
 
@@ -274,13 +264,14 @@ class Pipeline:
         if not 0 <= shard < self.config.shards:
             raise ValueError(f"there is no shard {shard}; shards are 0 to {self.config.shards - 1}")
         owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{uuid.uuid4().hex[:8]}"
-        return self._flusher.flush_shard(shard, owner, slice_seconds)
+        report = self._flusher.flush_shard(shard, owner, slice_seconds)
+        if report.end is not End.RESTING:
+            return report
+        return msgspec.structs.replace(report, error=self._buffer.states()[shard].error)
 
     async def _flush_aside(self, shard: int, seconds: float) -> str | None:
         """See `pipeline.through.FlushAside`. In a thread, since what it waits for may be the caller's own locks."""
         report = aside(lambda: self.flush_shard(shard, slice_seconds=seconds), seconds)
-        if report is not None and report.end is End.RESTING:
-            report = msgspec.structs.replace(report, error=self._buffer.states()[shard].error)
         return None if report is None else report.why
 
     def drain(self, shards: Iterable[int] | None = None) -> Iterator[FlushReport]:
@@ -319,7 +310,7 @@ class Pipeline:
     @cached_property
     def replayer(self) -> Replayer:
         """Writes dead letters again."""
-        return Replayer(self._writer, self.dead_letters, self.config, self._probe)
+        return Replayer(self._parts.writer, self.dead_letters, self.config, self._probe)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -344,7 +335,7 @@ class Pipeline:
         known = {} if isinstance(ledgers, PipelineError) else {ledger.shard: ledger for ledger in ledgers}
         return diagnose(
             Facts(
-                buffer=_asked(lambda: inspect_buffer(self._redis, self._buffer)),
+                buffer=_asked(lambda: inspect_buffer(self._redis, self._check_topology)),
                 broker=_asked(lambda: inspect_broker(self.config)),
                 store=_asked(lambda: inspect_store(self._sessions, self.config)),
                 lanes=states if isinstance(states, PipelineError) else lanes(states, known, time.time() * 1000),
@@ -358,7 +349,7 @@ class Pipeline:
 
     def ping(self) -> None:
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
-        self._buffer.ping()
+        run(ping(self._wire, self._topology))
 
     def close(self) -> None:
         """Close the connections of this process; the next use opens new ones."""

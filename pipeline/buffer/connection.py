@@ -56,12 +56,17 @@ def connect(config: Config, *, lives: bool = False) -> redis.Redis:
 def connect_async(config: Config) -> redis.asyncio.Redis:
     """A lazy client for one event loop, whose connections ask for `life_of`; else as `connect`.
 
+    How long it waits for Redis is for its user to say, by `asyncio.timeout`: redis-py's own would take a task for every
+    command, and gives ``None`` for an answer that did not come.
+
     Raises:
         InvalidSetting: the URL cannot be read.
     """
     with _readable():
         return redis.asyncio.Redis.from_url(
-            config.redis_url, redis_connect_func=_ask_for_life_async, **_options(config)
+            config.redis_url,
+            redis_connect_func=_ask_for_life_async,
+            **{**_options(config), "socket_timeout": None},
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -11,8 +12,8 @@ import msgspec
 import redis
 from redis.exceptions import RedisError
 
+from pipeline.buffer.connection import connect
 from pipeline.buffer.keys import Keys
-from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.config import Config
 from pipeline.core.health import BrokerFacts, BufferFacts
 from pipeline.errors import BufferUnavailable, InvalidSetting, TopologyMismatch
@@ -22,7 +23,7 @@ __all__ = ["inspect_broker", "inspect_buffer"]
 _PORTS: Final = {"amqp": 5672, "pyamqp": 5672, "amqps": 5671, "sentinel": 26379}
 
 
-def inspect_buffer(client: redis.Redis, buffer: RedisBuffer) -> BufferFacts:
+def inspect_buffer(client: redis.Redis, check_topology: Callable[[], None]) -> BufferFacts:
     """Ask Redis; nothing is written, except that its scripts are loaded.
 
     Raises:
@@ -37,7 +38,7 @@ def inspect_buffer(client: redis.Redis, buffer: RedisBuffer) -> BufferFacts:
     except RedisError as error:
         raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
     try:
-        buffer.ping()
+        check_topology()
         topology_problem = None
     except TopologyMismatch as error:
         topology_problem = str(error)

@@ -233,12 +233,6 @@ class RedisBuffer:
         size = len(replies) // self._config.shards
         return [shard_state(shard, replies[size * shard :][:size]) for shard in range(self._config.shards)]
 
-    def ping(self) -> None:
-        """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
-        with translated():
-            self._redis.ping()
-        self._check_topology()
-
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self._redis.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import uuid
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from pipeline.buffer.connection import translated
@@ -43,17 +45,25 @@ class RedisRows:
 
     async def look(self, places: Sequence[tuple[Place, bool]]) -> list[Fields | Filling | Missed]:
         """See `pipeline.reading.RowCache.look`."""
-        with translated():
-            async with self._wire.line() as line:
-                await self._topology.check(line)  # here only: without a look no row is installed where nobody writes
-                life = line.life
-                calls: list[Call] = []
-                tickets = [Ticket(f"?{uuid.uuid4().hex}" if wanted else "", life) for _, wanted in places]
-                for (place, _), ticket in zip(places, tickets, strict=True):
-                    keys = [self._row(place), self._overlay(place), self._keys.shards[place.shard].state]
-                    calls.append((keys, [life, ticket.token, _TICKET_MS]))
-                replies = sound(await line.call(self._look, calls))
+        tickets: list[Ticket] = []
+        try:
+            with translated():
+                async with self._wire.line() as line:
+                    await self._topology.check(line)  # here only: else no row is installed where nobody writes
+                    tickets += [Ticket(f"?{uuid.uuid4().hex}" if wanted else "", line.life) for _, wanted in places]
+                    calls = [self._look_call(place, ticket) for (place, _), ticket in zip(places, tickets, strict=True)]
+                    replies = sound(await line.call(self._look, calls))
+        except CancelledError:  # they may have been given out, and others would wait for them
+            with suppress(BufferUnavailable):
+                for (place, wanted), ticket in zip(places, tickets, strict=False):
+                    if wanted:
+                        await self.decline(place, ticket, seconds=0)
+            raise
         return [_looked(reply, ticket) for reply, ticket in zip(replies, tickets, strict=True)]
+
+    def _look_call(self, place: Place, ticket: Ticket) -> Call:
+        keys = [self._row(place), self._overlay(place), self._keys.shards[place.shard].state]
+        return keys, [ticket.life, ticket.token, _TICKET_MS]
 
     async def install(self, place: Place, ticket: Ticket, row: Mapping[str, bytes], *, fragile: bool) -> bool:
         """See `pipeline.reading.RowCache.install`."""

@@ -10,7 +10,7 @@ from pipeline.buffer.wire import Command, Line, Wire, sound
 from pipeline.config import Config
 from pipeline.errors import TopologyMismatch
 
-__all__ = ["FORMAT", "Topology", "check_topology"]
+__all__ = ["FORMAT", "Topology", "check_topology", "ping"]
 
 FORMAT: Final = "1"
 """The version of the key space and of the message format. Clients of another version are refused."""
@@ -22,7 +22,7 @@ class Topology:
     def __init__(self, config: Config) -> None:
         self._key = Keys(config.namespace, config.shards).topology
         self._ours = {"shards": str(config.shards), "format": FORMAT}
-        self._checked = False
+        self.checked = False
 
     async def check(self, line: Line, *, create: bool = False) -> None:
         """Only a writer (``create``) settles what is not settled yet. One round trip, until that is known.
@@ -31,7 +31,7 @@ class Topology:
             TopologyMismatch: this client would write or read where nobody else does.
             RedisError: as the driver has it.
         """
-        if self._checked:
+        if self.checked:
             return
         look: Command = ("HMGET", self._key, *self._ours)
         (theirs,) = sound(await line.send([look]))
@@ -44,11 +44,20 @@ class Topology:
         for (field, value), found in zip(self._ours.items(), theirs, strict=True):
             if found.decode() != value:
                 raise TopologyMismatch(field, value, found.decode())
-        self._checked = True
+        self.checked = True
 
 
 async def check_topology(wire: Wire, topology: Topology) -> None:
     """`Topology.check` over a line of its own; raises `pipeline.errors.BufferUnavailable`, too."""
+    if not topology.checked:
+        with translated():
+            async with wire.line() as line:
+                await topology.check(line)
+
+
+async def ping(wire: Wire, topology: Topology) -> None:
+    """Raises `pipeline.errors.BufferUnavailable` or `pipeline.errors.TopologyMismatch` if Redis cannot be used."""
     with translated():
         async with wire.line() as line:
+            sound(await line.send([("PING",)]))
             await topology.check(line)

@@ -1,7 +1,7 @@
 """Lines to Redis: one connection for the time of an ``async with``, whose answers are taken one by one.
 
-There are blocking lines, for `pipeline.driving.run`, and awaiting ones, for an event loop. All that they differ in is
-how bytes go and come.
+There are blocking lines, for `pipeline.driving.run`, and awaiting ones, for an event loop
+(`pipeline.buffer.async_wire`). All that they differ in is how bytes go and come.
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Final, Protocol, Self
+from typing import Any, Protocol, Self
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from pipeline.buffer.connection import Packer, connect, connect_async, life_of
+from pipeline.buffer.connection import connect, life_of
 from pipeline.config import Config
 
-__all__ = ["AsyncWire", "BlockingWire", "Call", "Command", "Line", "Source", "Wire", "sound", "source"]
+__all__ = ["BlockingWire", "Call", "Command", "Line", "Source", "Wire", "sound", "source"]
 
 Command = tuple[Any, ...]
 Call = tuple[Sequence[str], Sequence[Any]]
 """The keys and the arguments of a script."""
-
-
-_PACKER: Final = Packer()  # redis-py packs in Python for an event loop
 
 
 class Source:
@@ -135,8 +132,11 @@ def sound(replies: list[Any]) -> list[Any]:
 class Wire(Protocol):
     """Where lines come from."""
 
-    def line(self) -> Line:
-        """A line, to be used in an ``async with``; entering it raises `RedisError`."""
+    def line(self, *, lasting: bool = False) -> Line:
+        """A line, to be used in an ``async with``; entering it raises `RedisError`.
+
+        ``lasting``: it is kept for longer than a few round trips.
+        """
         ...
 
     async def close(self) -> None:
@@ -175,53 +175,11 @@ class BlockingWire:
         self._redis: Any = connect(config, lives=True)
         self._patience = config.redis_timeout_seconds
 
-    def line(self) -> Line:
+    def line(self, *, lasting: bool = False) -> Line:
         """See `Wire.line`."""
+        del lasting  # every thread has its own anyway
         return _BlockingLine(self._redis.connection_pool, self._patience)
 
     async def close(self) -> None:
         """See `Wire.close`."""
         self._redis.close()
-
-
-class _AsyncLine(Line):
-    def __init__(self, pool: Any, patience_seconds: float) -> None:
-        super().__init__(patience_seconds)
-        self._pool = pool
-
-    async def __aenter__(self) -> Self:
-        self._connection = await self._pool.get_connection()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        try:
-            if self._owed:
-                await self._connection.disconnect()
-        finally:
-            await self._pool.release(self._connection)
-
-    async def _write(self, commands: Sequence[Command]) -> None:
-        packed = [part for command in commands for part in _PACKER.pack(*command)]
-        await self._connection.send_packed_command(packed)
-
-    async def _read(self, seconds: float) -> Any:
-        return await self._connection.read_response(timeout=seconds)
-
-    async def _drop(self) -> None:
-        await self._connection.disconnect()
-
-
-class AsyncWire:
-    """`Wire` for one event loop."""
-
-    def __init__(self, config: Config) -> None:
-        self._redis: Any = connect_async(config)
-        self._patience = config.redis_timeout_seconds
-
-    def line(self) -> Line:
-        """See `Wire.line`."""
-        return _AsyncLine(self._redis.connection_pool, self._patience)
-
-    async def close(self) -> None:
-        """See `Wire.close`."""
-        await self._redis.aclose()

@@ -58,7 +58,7 @@ class RedisIntake:
     ) -> tuple[list[Written], str | None]:
         """See `pipeline.ports.EventBuffer.write_durably`."""
         with translated():
-            async with self._wire.line() as line:
+            async with self._wire.line(lasting=True) as line:
                 await self._topology.check(line, create=True)
                 question = Question(line, self._config, durability, self._sleep)
                 reply = await self._asked(line, question, self._write_call(shard, events))
@@ -85,7 +85,7 @@ class RedisIntake:
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
         with translated():
-            async with self._wire.line() as line:
+            async with self._wire.line(lasting=True) as line:
                 await self._topology.check(line, create=True)
                 yield _Session(self, line)
 

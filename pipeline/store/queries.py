@@ -71,7 +71,8 @@ class BlockingQueries:
 
     async def rollback(self) -> None:
         """See `Queries.rollback`."""
-        self._connection.rollback()
+        if not self._connection.closed:
+            self._connection.rollback()
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -111,7 +112,8 @@ class AsyncQueries:
 
     async def rollback(self) -> None:
         """See `Queries.rollback`."""
-        await self._connection.rollback()
+        if not self._connection.closed:
+            await self._connection.rollback()
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -6,25 +6,39 @@ from contextlib import ExitStack, closing
 import psycopg
 import pytest
 
-from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.config import Config
-from pipeline.ports import Buffer, Store
+from pipeline.ports import Store
 from pipeline.store.postgres import PostgresStore
 from pipeline.store.schema import migrate
 from pipeline.store.session import Sessions
+from tests.conformance.whole_buffer import WholeBuffer
+from tests.driving import BLOCKING, Way, awaiting
 
-MakeBuffer = Callable[..., Buffer]
+MakeBuffer = Callable[..., WholeBuffer]
 MakeStore = Callable[..., Store]
 
 
 @pytest.fixture
-def make_buffer(redis_url: str) -> Iterator[MakeBuffer]:
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    """How coroutines are done. A module of a suite that is for coroutines asks for `both_ways`."""
+    if getattr(request, "param", "blocking") == "blocking":
+        yield BLOCKING
+    else:
+        with awaiting() as way:
+            yield way
+
+
+both_ways = pytest.mark.parametrize("way", ["blocking", "awaiting"], indirect=True)
+
+
+@pytest.fixture
+def make_buffer(redis_url: str, way: Way) -> Iterator[MakeBuffer]:
     """Makes a buffer with one shard on an empty Redis; every call is another process' view of the same data."""
     with ExitStack() as stack:
 
-        def make(**settings: object) -> Buffer:
+        def make(**settings: object) -> WholeBuffer:
             config = Config(**{"shards": 1, **settings}, redis_url=redis_url)  # type: ignore[arg-type]
-            return stack.enter_context(closing(RedisBuffer(connect(config), config)))
+            return stack.enter_context(closing(WholeBuffer(config, way)))
 
         yield make
 

@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.core.change import Change, Event, seal
 from pipeline.core.codec import OPEN_END, Envelope, Malformed, decode, kwargs_json
 from pipeline.ports import Batch, Buffer, Claimed, Encoded, EncodedChange, Settled
+from tests.conformance.whole_buffer import WholeBuffer
 
 TASK = "pipeline.apply_event"
 ENVELOPE = Envelope(TASK, "pipeline.events.{0}")
@@ -29,7 +30,7 @@ def count(page: int, n: int = 1) -> Change:
     return Change("views", {"page": page}, add={"n": n})
 
 
-def accept(buffer: Buffer, names: Iterable[str], *changes: Change) -> None:
+def accept(buffer: WholeBuffer, names: Iterable[str], *changes: Change) -> None:
     """Write one event per name, each by itself."""
     for name in names:
         buffer.write(0, [encoded(name, *changes)])

@@ -8,8 +8,10 @@ import redis
 
 from pipeline.errors import BufferUnavailable, PipelineFull
 from pipeline.ports import Written
-from tests.conformance.conftest import MakeBuffer
+from tests.conformance.conftest import MakeBuffer, both_ways
 from tests.conformance.lane import accept, count, encoded
+
+pytestmark = both_ways
 
 NEVER_SECONDS = 60.0
 """A wait that does not end in the time of a test; half of it tells whether somebody waited."""

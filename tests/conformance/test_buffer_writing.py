@@ -5,8 +5,10 @@ import pytest
 from pipeline.core.change import Change
 from pipeline.errors import PipelineFull, TopologyMismatch
 from pipeline.ports import Empty, Written
-from tests.conformance.conftest import MakeBuffer
+from tests.conformance.conftest import MakeBuffer, both_ways
 from tests.conformance.lane import accept, claimed, count, encoded, names_of, settled
+
+pytestmark = both_ways
 
 
 def test_events_of_a_shard_are_numbered_from_one(make_buffer: MakeBuffer) -> None:

@@ -13,11 +13,11 @@ import redis
 
 from pipeline import Config, Pipeline
 from pipeline.buffer.keys import ShardKeys
-from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.flush import End, FlushReport
 from pipeline.ports import DeadLetter
 from pipeline.store.postgres import PostgresStore
 from pipeline.store.session import Sessions
+from tests.conformance.whole_buffer import WholeBuffer
 
 DEADLINE_SECONDS = 20.0
 
@@ -28,9 +28,10 @@ QUICK: dict[str, Any] = {"shards": 1, "retry_base_seconds": 0.001, "retry_cap_se
 class Scene:
     """Real servers for one test. Everything that it opens it closes."""
 
-    def __init__(self, redis_url: str, database_url: str) -> None:
+    def __init__(self, redis_url: str, database_url: str, kind: type[Pipeline] = Pipeline) -> None:
         self.redis_url = redis_url
         self.database_url = database_url
+        self.kind = kind
         self._stack = ExitStack()
         self._connection: psycopg.Connection[Any] | None = None
         self.redis: Any = self._stack.enter_context(redis.Redis.from_url(redis_url))
@@ -42,12 +43,11 @@ class Scene:
 
     def pipeline(self, **settings: Any) -> Pipeline:
         """A new pipeline, as a process of its own would have it."""
-        return self._stack.enter_context(Pipeline(self.config(**settings)))
+        return self._stack.enter_context(self.kind(self.config(**settings)))
 
-    def buffer(self, **settings: Any) -> RedisBuffer:
+    def buffer(self, **settings: Any) -> WholeBuffer:
         """The Redis half of a pipeline, to drive by hand."""
-        config = self.config(**settings)
-        return self._stack.enter_context(closing(RedisBuffer(connect(config), config)))
+        return self._stack.enter_context(closing(WholeBuffer(self.config(**settings))))
 
     def store(self, **settings: Any) -> PostgresStore:
         """The PostgreSQL half of a pipeline, to drive by hand."""

@@ -10,10 +10,13 @@ import msgspec
 import pytest
 import redis
 
-from pipeline import Config, DurabilityNotReached, InvalidEvent, InvalidSetting, Receipt
-from tests.integration.conftest import MakePipeline, MakeValkey
+from pipeline import Config, DurabilityNotReached, InvalidEvent, InvalidSetting, Pipeline, Receipt
+from pipeline.driving import run
+from tests.integration.conftest import MakePipeline, MakeValkey, both_kinds
 from tests.integration.durable import NEVER_SECONDS, online, pages, refused, replica_of, view, views, waits, watched
 from tests.integration.scene import Scene, drain
+
+pytestmark = both_kinds
 
 
 def test_a_durable_write_is_asked_for_on_the_connection_that_wrote_it(
@@ -100,11 +103,11 @@ def test_an_event_survives_the_loss_of_the_primary_if_a_replica_had_it(
 
 
 def test_without_its_replica_an_event_is_accepted_and_applied_and_the_error_says_so(
-    make_valkey: MakeValkey, migrated_url: str
+    make_valkey: MakeValkey, migrated_url: str, kind: type[Pipeline]
 ) -> None:
     primary = make_valkey(repl_diskless_sync_delay=0)
     replica = replica_of(primary, make_valkey)
-    with closing(Scene(primary.url, migrated_url)) as scene:
+    with closing(Scene(primary.url, migrated_url, kind)) as scene:
         scene.sql("CREATE TABLE page_views (page_id int PRIMARY KEY, views int NOT NULL)")
         patient = scene.pipeline(durability_timeout_seconds=20)
         assert view(patient, durability="replica", event_id="first").duplicate is False
@@ -201,7 +204,7 @@ def test_the_setting_is_what_a_write_waits_for_that_does_not_say(
     ):
         write()
     change = msgspec.to_builtins({"table": "page_views", "key": {"page_id": 1}, "add": {"views": 1}})
-    pipeline.ingress.accept("task-1", change, str)  # nobody waits for its answer
+    run(pipeline.ingress.accept("task-1", change, str))  # nobody waits for its answer
 
 
 def test_an_unknown_durability_is_refused_before_anything_is_written(

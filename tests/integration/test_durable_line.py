@@ -1,34 +1,42 @@
-"""What servers that cannot be had here say, and how a `Line` takes it; real ones: `test_durability`."""
+"""What servers that cannot be had here say, and how a `Question` takes it; real ones: `test_durability`."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from redis.exceptions import ResponseError
 
-from pipeline.buffer.durable import Line
+from pipeline.buffer.durable import Question
+from pipeline.buffer.wire import Command, Line
 from pipeline.config import Config
+from pipeline.driving import blocking_sleep, run
 
 EVERYSEC = {b"appendfsync": b"everysec"}
 HEALTHY = "aof_last_write_status:ok\r\naof_delayed_fsync:0\r\naof_rewrites:0\r\naof_rewrite_in_progress:0\r\n"
 
 
-class Server:
-    """The driver's end of a connection, whose server gives ``replies`` in turn, the last one for ever."""
+class Server(Line):
+    """A line to a server that gives ``replies`` in turn, the last one for ever."""
 
     def __init__(self, *replies: Any) -> None:
+        super().__init__(1.0)
         self.replies = list(replies)
         self.commands: list[str] = []
 
-    def pack_commands(self, commands: Sequence[Sequence[Any]]) -> list[bytes]:
-        self.commands += [" ".join(map(str, command)) for command in commands]
-        return []
+    async def __aenter__(self) -> Self:
+        return self
 
-    def send_packed_command(self, packed: list[bytes]) -> None:
+    async def __aexit__(self, *_: object) -> None:
         pass
 
-    def read_response(self, timeout: float) -> Any:
-        assert timeout > 0
+    async def _drop(self) -> None:
+        pass
+
+    async def _write(self, commands: Sequence[Command]) -> None:
+        self.commands += [" ".join(map(str, command)) for command in commands]
+
+    async def _read(self, seconds: float) -> Any:
+        assert seconds > 0
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if isinstance(reply, Exception):
             raise reply
@@ -36,7 +44,7 @@ class Server:
 
 
 def missing(server: Server, seconds: float = 1.2) -> str | None:
-    return Line(server, Config(durability_timeout_seconds=seconds)).settle("disk")
+    return run(Question(server, Config(durability_timeout_seconds=seconds), "disk", blocking_sleep).ask())
 
 
 @pytest.mark.parametrize("policy", [EVERYSEC, [b"appendfsync", b"everysec"], ResponseError("NOPERM")])

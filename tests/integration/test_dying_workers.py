@@ -46,7 +46,8 @@ class Deadly:
         return self.store.apply(batch, begin_and_die)
 
 def work():
-    flusher = Flusher(RedisBuffer(connect(config), config), Deadly(), config, time.monotonic, random.random)
+    buffer = RedisBuffer(connect(config), config, lambda: None)
+    flusher = Flusher(buffer, Deadly(), config, time.monotonic, random.random)
     while flusher.flush_shard(0, str(os.getpid())).end is not End.EMPTY:
         pass
     os._exit(0)

@@ -24,9 +24,11 @@ from pipeline.contrib.embedded import Postgres
 from pipeline.core.change import Change
 from pipeline.core.codec import decode
 from pipeline.core.table import Column
+from pipeline.driving import run
 from pipeline.ports import Batch
 from pipeline.store.catalog import Catalog
 from pipeline.store.postgres import PostgresStore
+from pipeline.store.queries import BlockingQueries
 from pipeline.store.session import Sessions
 from tests.unit.messages import TASK, message
 
@@ -223,7 +225,7 @@ class Twins:
 
     def column(self, name: str) -> Column:
         """What the store knows of a column."""
-        return Catalog().read(self._connection, "at_once").columns[name]
+        return run(Catalog().read(BlockingQueries(self._connection), "at_once")).columns[name]
 
     def _reasons(self) -> list[Any]:
         return self._connection.execute("SELECT table_name, sqlstate, reason FROM pipeline.dead_letter").fetchall()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline import BufferUnavailable, Change
+from pipeline.driving import run
 from pipeline.flush import End
 from tests.integration.scene import Scene, dead, disk_full, drain
 
@@ -65,6 +66,6 @@ def test_a_full_redis_can_set_events_aside_and_take_them_back(full: Scene) -> No
 
 def test_a_full_redis_takes_a_refused_message_to_its_dead_letters(full: Scene) -> None:
     pipeline = full.pipeline()
-    pipeline.ingress.bury(b"garbage", "it is garbage", "delivery 1")
+    run(pipeline.ingress.bury(b"garbage", "it is garbage", "delivery 1"))
     assert drain(pipeline).dead == 1
     assert [(letter.message, letter.reason) for letter in dead(pipeline)] == [(b"garbage", "it is garbage")]

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.core.codec import Malformed, decode
+from pipeline.driving import run
 from scripts.fuzzing.__main__ import whole_messages
 from scripts.fuzzing.mutants import Mutants
 from tests.integration.scene import Scene, dead, drain
@@ -117,7 +118,7 @@ def test_a_broken_event_that_was_sent_twice_is_one_dead_letter(scene: Scene) -> 
     again = once.replace(b'"tag-an-id"', b'"another tag"')
     assert again != once
     for number, message in enumerate((once, again, another)):
-        pipeline.ingress.bury(message, "a NUL", f"delivery {number}")
+        run(pipeline.ingress.bury(message, "a NUL", f"delivery {number}"))
     drain(pipeline)
     assert sorted(letter.message for letter in dead(pipeline)) == sorted([once, another])
 

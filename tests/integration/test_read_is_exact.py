@@ -14,6 +14,7 @@ from pipeline import Config, StoreError
 from pipeline.core.cached import Pending
 from pipeline.core.change import Change
 from pipeline.core.values import identity
+from pipeline.driving import run
 from pipeline.reading import Place, Question
 from pipeline.store.reader import PostgresRows
 from tests.integration.test_fold_is_exact import (
@@ -39,7 +40,7 @@ def read(reader: PostgresRows, row: int, pending: Sequence[Change]) -> dict[str,
     key = {"part": "a:&=", "id": row}
     changes = [Pending(seq, f"never applied {seq}", change) for seq, change in enumerate(pending)]
     try:
-        (found,) = reader.read([Question(Place("at_once", identity(key), 0), key, 10**9, changes)])
+        (found,) = run(reader.read([Question(Place("at_once", identity(key), 0), key, 10**9, changes)]))
     except StoreError as error:
         return UNREADABLE if isinstance(error.__cause__, psycopg.DataError) else str(error)
     return found.row

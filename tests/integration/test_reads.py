@@ -10,7 +10,10 @@ from psycopg.rows import dict_row
 
 from pipeline import Change, InvalidRead, Pipeline
 from pipeline.telemetry import Probe, Step
+from tests.integration.conftest import both_kinds
 from tests.integration.scene import Scene, drain
+
+pytestmark = both_kinds
 
 KEY = {"id": 1}
 ROW = "t:id=1"
@@ -241,7 +244,7 @@ def test_a_write_during_a_miss_is_not_hidden_by_what_the_miss_installs(scene: Sc
     scene.sql("INSERT INTO t (id) VALUES (1)")
     for step in (Step.LOOKED, Step.FETCHED):
         scene.redis.delete(scene.keys.row + ROW)
-        with Pipeline(scene.config(), at(step, lambda: pipeline.write("t", KEY, add={"n": 1}))) as reader:
+        with scene.kind(scene.config(), at(step, lambda: pipeline.write("t", KEY, add={"n": 1}))) as reader:
             reader.read("t", KEY)
         assert scene.cached(ROW) == {}
     row = pipeline.read("t", KEY)
@@ -258,7 +261,7 @@ def test_however_many_batches_commit_during_a_miss_each_change_counts_once(scene
             drain(pipeline)
             pipeline.write("t", KEY, add={"n": 10})
 
-    with Pipeline(scene.config(), at(Step.LOOKED, meanwhile)) as reader:
+    with scene.kind(scene.config(), at(Step.LOOKED, meanwhile)) as reader:
         row = reader.read("t", KEY)
     assert row is not None
     assert row["n"] == 16  # what was pending in the end was accepted after the look

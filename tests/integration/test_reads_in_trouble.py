@@ -21,8 +21,10 @@ from pipeline.contrib.embedded import Postgres, Valkey
 from pipeline.flush import End
 from pipeline.telemetry import Step
 from tests.faults.mortal import KILLED, die_at, in_child
-from tests.integration.conftest import MakeValkey
+from tests.integration.conftest import MakeValkey, both_kinds
 from tests.integration.scene import Scene, drain, eventually
+
+pytestmark = both_kinds
 
 KEY = {"id": 1}
 ROW = "t:id=1"
@@ -284,7 +286,7 @@ def test_one_of_many_readers_who_miss_a_row_asks_postgresql(scene: Scene, pipeli
             eventually(lambda: _scripts_run(scene) >= before + readers, "the others do not look")
 
     pipeline.write("t", KEY, add={"n": 1})
-    with Pipeline(scene.config(), probe) as shared:
+    with Pipeline(scene.config(), probe) as shared:  # a probe that waits would stop an event loop
         rows: list[Any] = []
         threads = [threading.Thread(target=lambda: rows.append(n_of(shared))) for _ in range(readers)]
         for thread in threads:

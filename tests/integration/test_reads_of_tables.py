@@ -8,8 +8,11 @@ import pytest
 from psycopg.types.range import Range
 
 from pipeline import Change, Pipeline
+from tests.integration.conftest import both_kinds
 from tests.integration.scene import Scene, drain
 from tests.integration.test_reads import same, stored
+
+pytestmark = both_kinds
 
 KEY = {"id": 1}
 ROW = "t:id=1"

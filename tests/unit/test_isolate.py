@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.change import Event
 from pipeline.core.isolate import isolate
+from pipeline.driving import run
 
 
 def events(count: int) -> list[Event]:
@@ -25,7 +26,7 @@ class Store:
         self.applied: list[str] = []
         self.attempts = 0
 
-    def attempt(self, part: Sequence[Event]) -> str | None:
+    async def attempt(self, part: Sequence[Event]) -> str | None:
         self.attempts += 1
         ids = [event.id for event in part]
         for event in ids:
@@ -37,11 +38,11 @@ class Store:
         self.applied += ids
         return None
 
-    def attempt_alone(self, event: Event) -> str | None:
-        return self.attempt([event])
+    async def attempt_alone(self, event: Event) -> str | None:
+        return await self.attempt([event])
 
     def isolate(self, part: Sequence[Event]) -> list[tuple[str, str]]:
-        return [(event.id, finding) for event, finding in isolate(part, self.attempt, self.attempt_alone)]
+        return [(event.id, finding) for event, finding in run(isolate(part, self.attempt, self.attempt_alone))]
 
 
 @st.composite
@@ -121,8 +122,11 @@ def test_a_quarrel_hides_no_bad_event(batch: tuple[int, set[int]], quarrels: lis
 
 def test_an_event_that_fails_in_a_batch_but_not_change_by_change_is_applied() -> None:
     store = Store({3})
-    found = isolate(events(8), store.attempt, lambda event: store.applied.append(event.id))
-    assert found == []
+
+    async def apply_alone(event: Event) -> None:
+        store.applied.append(event.id)
+
+    assert run(isolate(events(8), store.attempt, apply_alone)) == []
     assert store.applied == [str(number) for number in range(8)]
 
 
@@ -132,10 +136,10 @@ def test_what_is_no_events_fault_ends_everything() -> None:
 
     store = Store({5})
 
-    def attempt(part: Sequence[Event]) -> str | None:
+    async def attempt(part: Sequence[Event]) -> str | None:
         if len(part) == 1:
             raise Outage
-        return store.attempt(part)
+        return await store.attempt(part)
 
     with pytest.raises(Outage):
-        isolate(events(8), attempt, store.attempt_alone)
+        run(isolate(events(8), attempt, store.attempt_alone))
