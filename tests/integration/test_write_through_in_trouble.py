@@ -8,7 +8,10 @@ from pipeline import BufferUnavailable, NotSettled, Pipeline, StoreUnavailable
 from pipeline.contrib.embedded import Postgres, Valkey
 from pipeline.flush import End
 from pipeline.telemetry import Step
-from tests.integration.scene import Scene, disk_full, eventually
+from tests.integration.conftest import both_kinds
+from tests.integration.scene import Scene, disk_full
+
+pytestmark = both_kinds
 
 KEY = {"id": 1}
 
@@ -74,30 +77,16 @@ def test_a_row_that_somebody_has_locked_is_waited_for_until_the_deadline(scene: 
     assert stored(scene) == 8
 
 
-def test_what_the_callers_own_locks_hold_up_ends_at_the_deadline(scene: Scene, pipeline: Pipeline) -> None:
-    pipeline.write("t", KEY, add={"n": 1})
-    with scene.connect() as connection, connection.transaction():
-        connection.execute("LOCK TABLE t")
-        with pytest.raises(NotSettled, match="maybe of the caller's"):
-            pipeline.write_through("t", KEY, add={"n": 1}, connection=connection, timeout=0.3)
-        assert connection.execute("SELECT 1").fetchone() == (1,)
-    eventually(lambda: stored(scene) == 8, "the flush that waited for the lock goes on")
-    pipeline.write_through("t", KEY, add={"n": 1})
-    assert stored(scene) == 9
-
-
 # --- servers are away
 
 
 def test_without_redis_nothing_is_done(scene: Scene, pipeline: Pipeline, valkey: Valkey) -> None:
-    with scene.connect() as connection:
-        valkey.stop()
-        try:
-            for joined in (None, connection):
-                with connection.transaction(), pytest.raises(BufferUnavailable):
-                    pipeline.write_through("t", KEY, add={"n": 1}, connection=joined)
-        finally:
-            valkey.start()
+    valkey.stop()
+    try:
+        with pytest.raises(BufferUnavailable):
+            pipeline.write_through("t", KEY, add={"n": 1})
+    finally:
+        valkey.start()
     assert stored(scene) is None
 
 
@@ -111,7 +100,7 @@ def test_a_redis_that_goes_away_meanwhile_undoes_it_or_does_not_matter_any_more(
         if taken is step:
             valkey.stop()
 
-    with Pipeline(scene.config(), probe) as dying:
+    with scene.kind(scene.config(), probe) as dying:
         try:
             if step is Step.TAKEN:
                 with pytest.raises(BufferUnavailable):
@@ -148,7 +137,7 @@ def test_a_commit_whose_answer_is_lost_says_that_nobody_knows(scene: Scene) -> N
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
 
-    with Pipeline(scene.config(), probe) as pipeline, pytest.raises(StoreUnavailable, match="may have been written"):
+    with scene.kind(scene.config(), probe) as pipeline, pytest.raises(StoreUnavailable, match="may have been written"):
         pipeline.write_through("t", KEY, add={"n": 1})
     assert stored(scene) is None
 

@@ -8,7 +8,10 @@ import pytest
 
 from pipeline import Change, DurabilityNotReached, InvalidEvent, Pipeline, PipelineError, Receipt
 from pipeline.driving import run
+from tests.integration.conftest import both_kinds
 from tests.integration.scene import Scene, dead, drain
+
+pytestmark = both_kinds
 
 KEY = {"id": 1}
 ORDERS = {"write_through_tables": ["orders"]}
