@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import Change, Pipeline
+from pipeline import Change, Pipeline, StoreError
 from pipeline.buffer.rows import RedisRows
 from pipeline.reading import Place, Question
 from pipeline.store.queries import Queries
@@ -27,6 +27,7 @@ CLIENTS = 6
 LEDGER = "SELECT coalesce(sum(cardinality(event_ids)), 0) FROM pipeline.batch"
 COLUMNS = ("id", "n", "top", "token", "price")
 ROLLED_BACK = 0.2
+DEADLOCK = "40P01"
 
 
 class Client:
@@ -94,9 +95,14 @@ class Client:
             self._pipeline.write_through("t", {"id": key}, **arguments)
         else:
             undone = self._dice.random() < ROLLED_BACK
-            with self._own.transaction(force_rollback=undone):
-                self._pipeline.write_through("t", {"id": key}, **arguments, connection=self._own)
-                time.sleep(self._dice.random() * 0.01)
+            try:
+                with self._own.transaction(force_rollback=undone):
+                    self._pipeline.write_through("t", {"id": key}, **arguments, connection=self._own)
+                    time.sleep(self._dice.random() * 0.01)
+            except StoreError as error:
+                undone = error.sqlstate == DEADLOCK
+                if not undone:
+                    raise
             if undone:
                 return
         self._history.wrote(key, Through(*self._made, called, time.monotonic_ns(), verb, values))

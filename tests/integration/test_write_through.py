@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from pipeline import Change, ChangeRefused, InvalidEvent, NotSettled, Pipeline
 from pipeline.telemetry import Step
 from tests.faults.mortal import KILLED, die_at, in_child
-from tests.integration.conftest import both_kinds
+from tests.integration.conftest import MakeValkey, both_kinds
 from tests.integration.scene import Scene, drain, eventually
+from tests.integration.test_reads_in_trouble import TimeMachine
 
 pytestmark = both_kinds
 
@@ -264,3 +266,28 @@ def test_a_reader_that_comes_while_it_is_under_way_leaves_no_older_row_whatever_
         with Pipeline(scene.config(), probe) as reader:
             assert n_of(reader) == 5
     assert n_of(pipeline) == 1005
+
+
+def test_a_redis_that_goes_back_in_time_while_it_is_under_way_brings_no_older_row_back(
+    scene: Scene, make_valkey: MakeValkey, tmp_path: Path
+) -> None:
+    server = make_valkey(appendfsync="always")
+    travel = TimeMachine(server, tmp_path)
+    scene.sql("CREATE TABLE t (id int PRIMARY KEY, n bigint NOT NULL DEFAULT 7)")
+    scene.sql("INSERT INTO t VALUES (1, 5)")
+    pipeline = scene.pipeline(redis_url=server.url)
+    pipeline.write("t", {"id": 2}, add={"n": 1})
+    assert n_of(pipeline) == 5  # and is cached
+    travel.save()
+
+    def probe(step: Step) -> None:
+        if step is Step.CHANGED:
+            travel.go_back()
+            assert n_of(other) == 5
+
+    other = scene.pipeline(redis_url=server.url)
+    with Pipeline(scene.config(redis_url=server.url), probe) as passing:
+        passing.write_through("t", KEY, add={"n": 10})
+    for reader in (other, scene.pipeline(redis_url=server.url)):
+        for _ in range(2):
+            assert n_of(reader) == 15
