@@ -34,7 +34,7 @@ class AsyncPipeline(Client):
 
     >>> async with AsyncPipeline.from_env() as pipeline:                             # doctest: +SKIP
     ...     await pipeline.write("page_views", key={"page_id": 7}, add={"views": 1})
-    Receipt(event_id='019…', shard=3, seq=1, duplicate=False)
+    Receipt(event_id='019…', shard=3, seq=1, duplicate=False, applied=False)
     """
 
     def __init__(self, config: Config | None = None, probe: Probe = ignore) -> None:
