@@ -7,8 +7,8 @@ may never do it; it keeps as many connections as there ever were tasks; and it l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from types import TracebackType
 from typing import Any, Final, Self
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -47,8 +47,11 @@ class AsyncWire:
         """Wait until a line may be opened that does not last; what to release after it."""
         self._home.enter()
         turns = self._turns
-        async with _patiently(self._patience, f"{_AT_ONCE} connections to Redis are busy"):
-            await turns.acquire()
+        if not turns.locked():
+            await turns.acquire()  # at once
+        else:
+            async with _Patiently(self._patience, f"{_AT_ONCE} connections to Redis are busy"):
+                await turns.acquire()
         return turns
 
     async def take(self) -> tuple[Any, list[Any]]:
@@ -62,7 +65,7 @@ class AsyncWire:
             await connection.disconnect(nowait=True)
         connection = self._make()
         try:
-            async with _patiently(self._patience, "no connection to Redis"):
+            async with _Patiently(self._patience, "no connection to Redis"):
                 await connection.connect()
         except BaseException:
             await connection.disconnect(nowait=True)
@@ -114,21 +117,34 @@ class _AsyncLine(Line):
 
     async def _write(self, commands: Sequence[Command]) -> None:
         packed = [part for command in commands for part in _PACKER.pack(*command)]
-        async with _patiently(self._patience, "Redis takes nothing"):
+        async with _Patiently(self._patience, "Redis takes nothing"):
             await self._connection.send_packed_command(packed)
 
     async def _read(self, seconds: float) -> Any:
-        async with _patiently(seconds, "Redis says nothing"):
+        async with _Patiently(seconds, "Redis says nothing"):
             return await self._connection.read_response()
 
     async def _drop(self) -> None:
         await self._connection.disconnect(nowait=True)
 
 
-@asynccontextmanager
-async def _patiently(seconds: float, problem: str) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise RedisTimeoutError(f"{problem} for {seconds:g} s") from None
+class _Patiently:
+    """`asyncio.timeout`, whose end is an error of redis-py."""
+
+    __slots__ = ("_limit", "_problem", "_seconds")
+
+    def __init__(self, seconds: float, problem: str) -> None:
+        self._limit = asyncio.timeout(seconds)
+        self._seconds = seconds
+        self._problem = problem
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._limit.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise RedisTimeoutError(f"{self._problem} for {self._seconds:g} s") from None

@@ -18,7 +18,7 @@ from pipeline.errors import BufferUnavailable, InvalidSetting
 __all__ = ["Packer", "connect", "connect_async", "life_of", "translated"]
 
 _CONNECTIONS: Final = 10_000
-"""Most at once. Every thread that writes has its own, and keeps it while it waits; redis-py would stop at 100."""
+"""Most at once in a pool of redis-py, which would stop at 100. Lines (`pipeline.buffer.wire`) have no pool of its."""
 
 
 class Packer(HiredisRespSerializer):
@@ -141,10 +141,13 @@ def life_of(connection: Any) -> str:
     return life
 
 
-@contextmanager
-def translated() -> Iterator[None]:
+class translated:  # noqa: N801  # it reads as a verb; and a generator would take a microsecond of every write and read
     """Errors of redis-py are `BufferUnavailable`."""
-    try:
-        yield
-    except RedisError as error:
-        raise BufferUnavailable(f"{type(error).__name__}: {error}") from error
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, RedisError):
+            raise BufferUnavailable(f"{type(error).__name__}: {error}") from error

@@ -12,6 +12,7 @@ import pytest
 from pipeline import Config, Pipeline
 
 ROOT = Path(__file__).parents[2]
+ASYNCIO = (ROOT / "docs/how-to/asyncio.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs/reference/settings.md").read_text("utf-8")
 SCHEMA = """
@@ -50,6 +51,32 @@ def test_the_example_of_the_readme_does_what_it_says(redis_url: str, database_ur
         assert database.execute("SELECT order_id, total FROM order_lines JOIN orders ON id = order_id").fetchall() == [
             (42, 3)
         ]
+
+
+USE_OF_ASYNCIO = """
+async def use():
+    async with lifespan(None):
+        first = await view(7)
+        await order(42)
+        imported = await import_pages([7, 8])
+        print(first, imported, await view(7))
+
+asyncio.run(use())
+"""
+
+
+def test_the_example_of_asyncio_does_what_it_says(redis_url: str, database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as database:
+        database.execute("CREATE TABLE page_views (page_id integer PRIMARY KEY, views bigint NOT NULL DEFAULT 0)")
+    with Pipeline(Config(redis_url=redis_url, database_url=database_url)) as pipeline:
+        pipeline.migrate()
+    script = "\n".join([*blocks(ASYNCIO, "python"), USE_OF_ASYNCIO])
+    environment = {**os.environ, "PIPELINE_REDIS_URL": redis_url, "PIPELINE_DATABASE_URL": database_url}
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", script],
+        env=environment, cwd=ROOT, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("{'page_id': 7, 'views': 1} 2 {'page_id': 7, 'views': 3}\n", "")
 
 
 @pytest.mark.parametrize("line", [line for block in blocks(README, "console") for line in block.splitlines()])
