@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Self
 
 from pipeline.buffer.async_wire import AsyncWire
 from pipeline.buffer.topology import Topology, ping
 from pipeline.client import Client
 from pipeline.config import Config
+from pipeline.flush import FlushReport
 from pipeline.parts import Parts
 from pipeline.receipts import AsyncReceipt
 from pipeline.store.async_session import AsyncSessions
 from pipeline.telemetry import Probe, ignore
 from pipeline.vigil import AsyncBell
+from pipeline.wiring import Pipeline
 
 __all__ = ["AsyncPipeline"]
 
@@ -33,7 +36,7 @@ class AsyncPipeline(Client[AsyncReceipt]):
 
     >>> async with AsyncPipeline.from_env() as pipeline:                             # doctest: +SKIP
     ...     await pipeline.write("page_views", key={"page_id": 7}, add={"views": 1})
-    AsyncReceipt(event_id='019…', shard=3, seq=1, duplicate=False, after=0)
+    AsyncReceipt(event_id='019…', shard=3, seq=1, duplicate=False, after=0, applied=False)
     """
 
     def __init__(self, config: Config | None = None, probe: Probe = ignore) -> None:
@@ -42,6 +45,7 @@ class AsyncPipeline(Client[AsyncReceipt]):
         self._wire = AsyncWire(self.config)
         self._topology = Topology(self.config)
         self._sessions = AsyncSessions(self.config)
+        self._service = Pipeline(self.config, probe)
         parts = Parts(
             self.config,
             self._wire,
@@ -49,10 +53,11 @@ class AsyncPipeline(Client[AsyncReceipt]):
             self._sessions,
             receipt=AsyncReceipt,
             bell=AsyncBell,
+            flush=self._flush_aside,
             sleep=asyncio.sleep,
             probe=probe,
         )
-        super().__init__(parts.writer, parts.reader, parts.waiting, parts.barrier)
+        super().__init__(parts, self.config)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -67,6 +72,14 @@ class AsyncPipeline(Client[AsyncReceipt]):
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
         await ping(self._wire, self._topology)
 
+    async def _flush_aside(self, shard: int, seconds: float) -> str | None:
+        """See `pipeline.through.FlushAside`. The flush is the workers' own, which blocks: so in a thread."""
+        flush = partial(self._service.flush_shard, shard, slice_seconds=seconds)
+        flushing = asyncio.get_running_loop().run_in_executor(None, flush)
+        flushing.add_done_callback(_heard)
+        done, _ = await asyncio.wait([flushing], timeout=seconds)
+        return flushing.result().why if done else None
+
     async def close(self) -> None:
         """Close the connections; the next use opens new ones, perhaps in another event loop.
 
@@ -78,9 +91,16 @@ class AsyncPipeline(Client[AsyncReceipt]):
     async def _close(self) -> None:
         await self._wire.close()
         await self._sessions.close()
+        await asyncio.to_thread(self._service.close)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _heard(flushing: asyncio.Future[FlushReport]) -> None:
+    """Nobody may be there any more to hear of an error."""
+    if not flushing.cancelled():
+        flushing.exception()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from itertools import groupby
+from typing import Any, Generic, Protocol, TypeVar
 
 from pipeline.barrier import Barrier, Tell
-from pipeline.config import Durability
-from pipeline.core.change import Change
+from pipeline.config import Config, Durability
+from pipeline.core.change import Change, canonical_table
 from pipeline.core.outcome import Outcome
+from pipeline.errors import DurabilityNotReached, InvalidEvent, PipelineError
 from pipeline.reader import Reader
 from pipeline.receipts import Slip
+from pipeline.through import PATIENCE_SECONDS, Through
 from pipeline.waiting import Waiting
 from pipeline.writer import Writer
 
@@ -19,14 +22,27 @@ __all__ = ["Client"]
 R = TypeVar("R", bound=Slip)
 
 
+class UseCases(Protocol[R]):
+    """What a client is made of; `pipeline.parts.Parts` is."""
+
+    writer: Writer[R]
+    reader: Reader
+    waiting: Waiting
+    barrier: Barrier
+    through: Through
+
+
 class Client(Generic[R]):
     """The methods of `pipeline.Pipeline` for applications, by the same names and with the same arguments and errors."""
 
-    def __init__(self, writer: Writer[R], reader: Reader, waiting: Waiting, barrier: Barrier) -> None:
-        self._writer = writer
-        self._reader = reader
-        self._waiting = waiting
-        self._barrier = barrier
+    def __init__(self, parts: UseCases[R], config: Config) -> None:
+        self._writer = parts.writer
+        self._reader = parts.reader
+        self._waiting = parts.waiting
+        self._barrier = parts.barrier
+        self._through = parts.through
+        routed = config.write_through_tables if config.write_through_policy == "route" else ()
+        self._routed = frozenset(map(canonical_table, routed))
 
     async def write(
         self,
@@ -43,7 +59,7 @@ class Client(Generic[R]):
     ) -> R:
         """See `pipeline.Pipeline.write`."""
         change = Change(table, dict(key), dict(set or {}), dict(add or {}), dict(max or {}), dict(min or {}))
-        return await self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+        return await self._write(change, event_id, shard_by, durability)
 
     async def delete(
         self,
@@ -56,7 +72,7 @@ class Client(Generic[R]):
     ) -> R:
         """See `pipeline.Pipeline.delete`."""
         change = Change(table, dict(key), delete=True)
-        return await self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+        return await self._write(change, event_id, shard_by, durability)
 
     async def insert(
         self,
@@ -69,11 +85,27 @@ class Client(Generic[R]):
     ) -> R:
         """See `pipeline.Pipeline.insert`."""
         change = Change(table, insert=dict(values))
-        return await self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+        return await self._write(change, event_id, shard_by, durability)
 
     async def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[R]:
         """See `pipeline.Pipeline.write_many`."""
-        return await self._writer.write_many(changes, durability=durability)
+        if not self._routed:
+            return await self._writer.write_many(changes, durability=durability)
+        receipts: list[R] = []
+        for routed, part in groupby(changes, self._is_routed):
+            try:
+                if routed:
+                    for change in part:
+                        receipts.append(await self._route(change, None, None))  # noqa: PERF401 - kept for the error
+                else:
+                    receipts += await self._writer.write_many(part, durability=durability)
+            except DurabilityNotReached as error:
+                accepted = [*receipts, *error.receipts]
+                raise DurabilityNotReached(error.wanted, error.reached, error.problem, accepted) from error
+            except PipelineError as error:
+                error.receipts = [*receipts, *(error.receipts or [None])]
+                raise
+        return receipts
 
     async def write_group(
         self,
@@ -85,6 +117,50 @@ class Client(Generic[R]):
     ) -> R:
         """See `pipeline.Pipeline.write_group`."""
         return await self._writer.write(changes, event_id=event_id, shard_by=shard_by, durability=durability)
+
+    async def write_through(
+        self,
+        table: str,
+        key: Mapping[str, Any] | None = None,
+        *,
+        set: Mapping[str, Any] | None = None,
+        add: Mapping[str, Any] | None = None,
+        max: Mapping[str, Any] | None = None,
+        min: Mapping[str, Any] | None = None,
+        delete: bool = False,
+        insert: Mapping[str, Any] | None = None,
+        shard_by: str | None = None,
+        connection: Any = None,
+        timeout: float = PATIENCE_SECONDS,  # noqa: ASYNC109 - PostgreSQL and the flush have to know it
+    ) -> None:
+        """See `pipeline.Pipeline.write_through`."""
+        appended = None if insert is None else dict(insert)
+        change = Change(
+            table, dict(key or {}), dict(set or {}), dict(add or {}), dict(max or {}), dict(min or {}), delete, appended
+        )
+        await self._through.write(change, shard_by=shard_by, connection=connection, timeout=timeout)
+
+    async def _write(
+        self, change: Change, event_id: str | None, shard_by: str | None, durability: Durability | None
+    ) -> R:
+        if self._routed and self._is_routed(change):
+            return await self._route(change, event_id, shard_by)
+        return await self._writer.write([change], event_id=event_id, shard_by=shard_by, durability=durability)
+
+    def _is_routed(self, change: object) -> bool:
+        try:
+            return isinstance(change, Change) and canonical_table(change.table) in self._routed
+        except (InvalidEvent, TypeError):  # the writer says what is wrong
+            return False
+
+    async def _route(self, change: Change, event_id: str | None, shard_by: str | None) -> R:
+        if event_id is not None:
+            raise InvalidEvent(
+                "a change that is written through takes no event_id: PostgreSQL has it before Redis could know the id, "
+                "so a repeated one would be applied twice",
+                change.table,
+            )
+        return self._writer.applied(await self._through.write(change, shard_by=shard_by))
 
     async def read(
         self, table: str, key: Mapping[str, Any], *, shard_by: str | None = None, allow_stale: bool = False

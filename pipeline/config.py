@@ -17,7 +17,7 @@ from pipeline.core.change import canonical_table
 from pipeline.core.retry import RetryPolicy
 from pipeline.errors import InvalidEvent, InvalidSetting
 
-__all__ = ["DURABILITIES", "Config", "Durability", "WhenFull"]
+__all__ = ["DURABILITIES", "Config", "Durability", "ThroughPolicy", "WhenFull"]
 
 Durability = Literal["memory", "disk", "replica"]
 """How safe an event is when its write is answered: in the memory of Redis, fsynced there, or also in a replica."""
@@ -26,6 +26,9 @@ DURABILITIES: Final[frozenset[str]] = frozenset(get_args(Durability))
 
 WhenFull = Literal["raise", "block"]
 """What a write to a full shard does: raise `PipelineFull` at once, or wait for room first."""
+
+ThroughPolicy = Literal["raise", "route"]
+"""What becomes of a write to a table that is written through: it is an error, or it is a ``write_through``."""
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=315_576_000)]  # ten years: no infinity
@@ -65,7 +68,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             that comes back with a state older than this could apply events again.
         retry_base_seconds, retry_cap_seconds, retry_attempts: see `pipeline.core.retry.RetryPolicy` [RETRY_BASE, …].
         tables: tables that may be written, comma-separated; empty: every table that the database role may write
-        [TABLES].
+            [TABLES].
+        write_through_tables: tables that only ``write_through`` may write, comma-separated [WRITE_THROUGH_TABLES].
+        write_through_policy: ``"raise"``: ``write``, ``delete``, ``insert`` and ``write_many`` are an error there;
+            ``"route"``: they are written through. Groups and events from Celery are refused [WRITE_THROUGH_POLICY].
     """
 
     redis_url: Annotated[str, msgspec.Meta(pattern=r"^(rediss?|unix)://")] = "redis://127.0.0.1:6379/0"
@@ -94,6 +100,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     retry_cap_seconds: _Seconds = 30.0
     retry_attempts: _Positive = 5
     tables: tuple[str, ...] = ()
+    write_through_tables: tuple[str, ...] = ()
+    write_through_policy: ThroughPolicy = "raise"
 
     def __post_init__(self) -> None:
         for field, type_ in _types().items():
@@ -109,11 +117,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InvalidSetting(
                 f"{PREFIX}MAX_PENDING", f"{self.max_pending} is less than the number of shards ({self.shards})"
             )
-        for table in self.tables:
-            try:
-                canonical_table(table)
-            except InvalidEvent as error:
-                raise InvalidSetting(f"{PREFIX}TABLES", str(error)) from error
+        for field in _LISTS:
+            for table in getattr(self, field):
+                try:
+                    canonical_table(table)
+                except InvalidEvent as error:
+                    raise InvalidSetting(PREFIX + _variable_of(field), str(error)) from error
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         values = {field: getattr(self, field) for field in self.__struct_fields__}
@@ -144,7 +153,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                     raise InvalidSetting(name, f"there is no such setting; settings are {', '.join(_names(prefix))}")
                 fields[field] = (
                     tuple(filter(None, map(str.strip, value.split(","))))
-                    if field == "tables" and isinstance(value, str)
+                    if field in _LISTS and isinstance(value, str)
                     else value
                 )
         try:
@@ -156,6 +165,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise _invalid(error, fields, prefix) from error
 
 
+_LISTS: Final = ("tables", "write_through_tables")
 _UNIT: Final = "_seconds"
 _NOT_OURS: Final = "EMBEDDED_"
 

@@ -9,11 +9,12 @@ generators; that coroutines do as well was seen in the client of EdgeDB. See dec
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["Home", "Sleep", "blocking_sleep", "each", "run"]
+__all__ = ["Home", "Sleep", "aside", "blocking_sleep", "each", "run"]
 
 Sleep = Callable[[float], Awaitable[object]]
 """Sleeps for so many seconds, blockingly or not."""
@@ -47,6 +48,28 @@ def each(items: AsyncGenerator[T, None]) -> Iterator[T]:
 
 async def _following(items: AsyncGenerator[T, None]) -> T:
     return await anext(items)
+
+
+def aside(work: Callable[[], T], seconds: float) -> T | None:
+    """What ``work`` returns or raises, done in a thread of its own; ``None`` if that takes longer than ``seconds``.
+
+    Then it goes on by itself, and nobody hears how it ends.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=do, name="pipeline-aside")
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    return results[0] if results else None
 
 
 async def blocking_sleep(seconds: float) -> None:

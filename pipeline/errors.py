@@ -10,11 +10,13 @@
     ├── PipelineFull              a shard holds as many pending events as it may
     ├── DurabilityNotReached      an event was accepted, and is less durable than its write asked for
     ├── StillPending              what was waited for has not come in time
+    ├── NotSettled                a write_through did not get its turn on its row in time
     ├── TopologyMismatch          Redis was set up for another number of shards or format
     ├── BufferUnavailable         Redis could not be reached or refused the command
     └── StoreError                PostgreSQL could not do what was asked
         ├── StoreUnavailable      … because it could not be reached
         ├── NotMigrated           … because ``pipeline migrate`` has not run
+        ├── ChangeRefused         … because the change of a write_through does not fit its table
         └── ApplyFailed           … while it applied a batch; nothing of the batch was committed
 
 Every error keeps its facts in attributes and survives ``pickle`` (its ``args`` are exactly the arguments of its
@@ -28,12 +30,14 @@ from collections.abc import Sequence
 __all__ = [
     "ApplyFailed",
     "BufferUnavailable",
+    "ChangeRefused",
     "DurabilityNotReached",
     "EventTooLarge",
     "InvalidEvent",
     "InvalidRead",
     "InvalidSetting",
     "NotMigrated",
+    "NotSettled",
     "PipelineError",
     "PipelineFull",
     "StillPending",
@@ -175,6 +179,24 @@ class StillPending(PipelineError, TimeoutError):
         return f"{self.pending} of {self.total} {self.what} still pending after {self.seconds:g} s: {self.problem}"
 
 
+class NotSettled(PipelineError):
+    """A ``write_through`` did not get its turn on its row before its deadline. Nothing was written.
+
+    ``pending`` changes of the row, accepted before the call, are not applied yet; with 0 of them another transaction is
+    in the way. ``why`` says what they wait for.
+    """
+
+    def __init__(self, table: str, pending: int, why: str) -> None:
+        super().__init__(table, pending, why)
+        self.table = table
+        self.pending = pending
+        self.why = why
+
+    def __str__(self) -> str:
+        waits = f"{self.pending} change(s) of the row are still pending" if self.pending else "the row is not free"
+        return f"{self.table}: {waits}, nothing was written: {self.why}"
+
+
 class TopologyMismatch(PipelineError):
     """Redis was set up for another topology: this client would write where nobody flushes."""
 
@@ -232,6 +254,21 @@ class StoreUnavailable(StoreError):
 
 class NotMigrated(StoreError):
     """The schema ``pipeline`` is missing or older than this version; ``pipeline migrate`` creates it."""
+
+
+class ChangeRefused(StoreError):
+    """PostgreSQL, or what is known of the table, refused the change of a ``write_through``. Nothing of it was written.
+
+    A transaction of the caller's is as it was before the call.
+    """
+
+    def __init__(self, problem: str, sqlstate: str | None = None, table: str | None = None) -> None:
+        super().__init__(problem, sqlstate)
+        self.args = (problem, sqlstate, table)
+        self.table = table
+
+    def __str__(self) -> str:
+        return f"{self.table}: {super().__str__()}" if self.table else super().__str__()
 
 
 class ApplyFailed(StoreError):

@@ -80,6 +80,17 @@ class End(StrEnum):
     PAUSED = "paused"  # nothing else is pending, but events are set aside until their table can be written
 
 
+_WHY: Final = {
+    End.EMPTY: "nothing else is pending in its shard, so a worker must have taken the change out of the queue",
+    End.SLICE: "more is pending in its shard than can be flushed in that time",
+    End.BUSY: "another flusher is at work on its shard",
+    End.WAITING: "events before it are missing in its shard, a worker must have taken them out of the queue",
+    End.RESTING: "a batch of its shard has failed and rests",
+    End.FAILED: "a batch of its shard has failed",
+    End.PAUSED: "its events are set aside",
+}
+
+
 class FlushReport(msgspec.Struct, frozen=True):
     """What a flush of one shard did.
 
@@ -95,6 +106,11 @@ class FlushReport(msgspec.Struct, frozen=True):
     skipped: int = 0
     aside: int = 0
     error: str | None = None
+
+    @property
+    def why(self) -> str:
+        """What waits for what now, in words."""
+        return f"{_WHY[self.end]}: {self.error}" if self.error else _WHY[self.end]
 
 
 class Flusher:
@@ -115,6 +131,7 @@ class Flusher:
         self._store = store
         self._task = f"{config.namespace}.apply_event"
         self._tables = frozenset(map(canonical_table, config.tables))
+        self._through = frozenset(map(canonical_table, config.write_through_tables))
         self._retry = config.retry
         self._lease = config.lease_seconds
         self._slice = config.flush_slice_seconds
@@ -296,9 +313,12 @@ class Flusher:
         if isinstance(entry, Malformed):
             return entry
         reason = entry.refused
-        # what came through the write side was checked there
-        if self._tables and entry.seq is None and not all(change.table in self._tables for change in entry.changes):
-            reason = reason or "a table of the event is not in PIPELINE_TABLES"
+        if entry.seq is None:  # what came through the write side was checked there
+            tables = {change.table for change in entry.changes}
+            if self._tables and not tables <= self._tables:
+                reason = reason or "a table of the event is not in PIPELINE_TABLES"
+            if not tables.isdisjoint(self._through):
+                reason = reason or "a table of the event is in PIPELINE_WRITE_THROUGH_TABLES"
         return entry if reason is entry.refused else msgspec.structs.replace(entry, refused=reason)
 
     def _failed(

@@ -23,7 +23,9 @@ from pipeline.receipts import Slip, stamp
 from pipeline.store.outcomes import PostgresOutcomes
 from pipeline.store.reader import PostgresRows
 from pipeline.store.session import SessionSource
+from pipeline.store.through import PostgresThrough
 from pipeline.telemetry import Probe
+from pipeline.through import FlushAside, Through
 from pipeline.vigil import Bell
 from pipeline.waiting import Waiting
 from pipeline.writer import Writer
@@ -47,6 +49,7 @@ class Parts(Generic[R]):
         *,
         receipt: type[R],
         bell: Callable[[], Bell],
+        flush: FlushAside,
         sleep: Sleep,
         probe: Probe,
     ) -> None:
@@ -60,6 +63,8 @@ class Parts(Generic[R]):
         cache = RedisRows(wire, topology, config)
         self.rows = PostgresRows(sessions, config, time.monotonic)
         self.reader = Reader(cache, self.rows, config, time.monotonic, sleep, probe=probe)
+        turns = PostgresThrough(sessions, config)
+        self.through = Through(cache, turns, flush, config, time.monotonic, sleep, probe=probe)
 
 
 def _new_event_id() -> str:

@@ -6,7 +6,8 @@ others who miss the same row wait for that, for a while. Every read equals a sta
 * a hit is the row with all changes accepted so far, since each write changes or drops it in the same step;
 * a miss reads the row's pending changes first and asks PostgreSQL afterwards, in one snapshot, for the row and for
   which of these changes are in it. What was acknowledged before is in the snapshot; what is not in it is folded on top.
-  If PostgreSQL has applied what was accepted after the first step, it has also applied all that came before.
+  If PostgreSQL has applied what was accepted after the first step, it has also applied all that came before;
+* what a ``write_through`` commits is in every later snapshot, and in between nothing is installed: `pipeline.through`.
 """
 
 from __future__ import annotations
@@ -189,6 +190,6 @@ class Reader:
 
 def _question(place: Place, key: Key, miss: Missed) -> Question:
     try:
-        return Question(place, key, miss.seq, decode_overlay(miss.overlay))
+        return Question(place, key, miss.seq, decode_overlay(miss.overlay), wanted=miss.ticket is not None)
     except ValueError as error:
         raise BufferUnavailable(f"what is pending on a row of {place.table} cannot be read: {error}") from error

@@ -1,18 +1,34 @@
-"""What a read needs from Redis and PostgreSQL, as protocols and plain values. No technology is named here."""
+"""What reads and ``write_through`` need from Redis and PostgreSQL: protocols and plain values, without technology."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import msgspec
 
 from pipeline.core.cached import Pending
+from pipeline.core.change import Change
 from pipeline.core.values import Columns
 
 __all__ = [
-    "Fields", "Filling", "Found", "Glimpse", "Missed", "Place", "Question", "RowCache", "RowStore", "RowSurvey",
-    "StaleRow", "Ticket",
+    "Backlog",
+    "Fields",
+    "Filling",
+    "Found",
+    "Glimpse",
+    "Missed",
+    "Place",
+    "Question",
+    "RowCache",
+    "RowQueue",
+    "RowStore",
+    "RowSurvey",
+    "StaleRow",
+    "ThroughStore",
+    "Ticket",
+    "Turn",
 ]  # fmt: skip
 
 Row = dict[str, Any]
@@ -112,18 +128,23 @@ class RowSurvey(Protocol):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A row that PostgreSQL is asked for, and what was pending on it before: see `Missed`."""
+    """A row that PostgreSQL is asked for, and what was pending on it before: see `Missed`.
+
+    ``wanted``: who asks has a ticket, and would install the row.
+    """
 
     place: Place
     key: Columns
     seq: int = 0
     pending: Sequence[Pending] = ()
+    wanted: bool = False
 
 
 class Found(msgspec.Struct, frozen=True):
     """A row with its pending changes, ``None`` if there is none.
 
-    ``installable``: its later states follow from the changes that are accepted, so it may be cached. ``updatable`` are
+    ``installable``: its later states follow from the changes that are accepted, so it may be cached. So nobody had a
+    `Turn` on it at a moment between the question and the snapshot that answers it. ``updatable`` are
     the columns of which that is so for the cache itself. ``fragile``: see `RowCache.install`. ``refused``: pending
     changes that PostgreSQL will refuse are left out already.
     """
@@ -145,4 +166,62 @@ class RowStore(Protocol):
 
         Raises `InvalidRead`, or a `pipeline.errors.StoreError`.
         """
+        ...
+
+
+# --- write_through
+# -----------------------------------------------------------------------------------------------------
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """The pending changes of a row: how many, and the numbers of the oldest and of the newest (0: there is none)."""
+
+    count: int
+    first: int
+    last: int
+
+
+class RowQueue(Protocol):
+    """The part of a ``write_through`` that lives in Redis. Raises `pipeline.errors.BufferUnavailable`."""
+
+    async def backlog(self, place: Place) -> Backlog:
+        """What is pending for a row."""
+        ...
+
+    async def drop(self, place: Place) -> None:
+        """Let nothing be cached for a row, and make all tickets for it void."""
+        ...
+
+
+class Turn(Protocol):
+    """A transaction that changes one row, and during which nobody caches it.
+
+    Raises `pipeline.errors.StoreError`.
+    """
+
+    async def take(self, place: Place, seconds: float) -> None:
+        """Wait until the row is ours until the end of the transaction, and nobody installs it who asks from now on.
+
+        That end is told to others when the transaction is visible to them. Raises `NotSettled` after ``seconds``.
+        """
+        ...
+
+    async def change(self, change: Change) -> None:
+        """Do it. What fails leaves the transaction as it was. Raises `ChangeRefused`, `NotSettled`."""
+        ...
+
+    async def commit(self) -> None:
+        """Commit; nothing is done to a transaction of the caller's."""
+        ...
+
+
+class ThroughStore(Protocol):
+    """The part of a ``write_through`` that lives in PostgreSQL."""
+
+    def check(self, connection: object) -> None:
+        """Raise `pipeline.errors.InvalidEvent` unless this is a connection whose transaction can be joined."""
+        ...
+
+    def turn(self, table: str, connection: object | None) -> AbstractAsyncContextManager[Turn]:
+        """A transaction of its own, rolled back unless it is committed; or that of ``connection``."""
         ...

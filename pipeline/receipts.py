@@ -18,7 +18,8 @@ class Slip(msgspec.Struct, frozen=True, eq=False):
 
     ``seq`` numbers the accepted events of a shard in order. ``duplicate``: the ``event_id`` was known already, so
     nothing was written; shard, seq and after are those of the first event. ``after`` is the number of the last batch
-    of the shard that was done with when Redis accepted the event: it is applied by a later one.
+    of the shard that was done with when Redis accepted the event: it is applied by a later one. ``applied``: it was
+    written through, so it is committed, and has no seq (0).
     """
 
     event_id: str
@@ -26,6 +27,7 @@ class Slip(msgspec.Struct, frozen=True, eq=False):
     seq: int
     duplicate: bool = False
     after: int = 0
+    applied: bool = False
 
     _waits: ClassVar[Waits | None] = None
 
@@ -83,7 +85,7 @@ def _waits_of(receipt: Slip) -> Waits:
 
 
 R = TypeVar("R", bound=Slip)
-Stamp = Callable[[str, int, int, bool, int], R]
+Stamp = Callable[..., R]
 """Makes a receipt."""
 
 

@@ -37,6 +37,11 @@ class Step(StrEnum):
     INSTALLED = "read.installed"
     POLLED = "wait.polled"  # Redis has said how far the shards are, for all who wait
     ASKED = "wait.asked"  # PostgreSQL has said what became of events
+    SETTLED = "through.settled"  # what was pending for the row is applied, nothing is locked
+    TAKEN = "through.locked"  # the transaction has its turn on the row, which may still be cached
+    DROPPED = "through.dropped"  # the row is not cached any more, and cannot be
+    CHANGED = "through.changed"  # the statement has run, nothing is committed
+    PASSED = "through.committed"
 
 
 Probe = Callable[[Step], None]

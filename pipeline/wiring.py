@@ -6,74 +6,41 @@ Only `pipeline.asynchronous` knows both, too: it is the same for an event loop.
 from __future__ import annotations
 
 import os
-import random
-import socket
-import threading
-import time
-import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, Self, TypeVar
-
-import msgspec
+from typing import Any, Self
 
 from pipeline.barrier import Tell
-from pipeline.buffer.connection import check_broker
-from pipeline.buffer.inspection import inspect_broker, inspect_buffer
-from pipeline.buffer.redis import RedisBuffer, connect
-from pipeline.buffer.survey import RedisSurvey
-from pipeline.buffer.topology import Topology, check_topology, ping
-from pipeline.buffer.wire import BlockingWire
+from pipeline.buffer.topology import ping
 from pipeline.client import Client
 from pipeline.config import Config, Durability
 from pipeline.core.change import Change
-from pipeline.core.health import Facts, Finding, Lane, diagnose
 from pipeline.core.outcome import Outcome
-from pipeline.driving import blocking_sleep, each, run
-from pipeline.errors import InvalidSetting, PipelineError
-from pipeline.flush import End, Flusher, FlushReport
+from pipeline.driving import aside, blocking_sleep, run
+from pipeline.operations import Operations
 from pipeline.parts import Parts
-from pipeline.ports import Ledger
 from pipeline.receipts import Receipt, Slip
-from pipeline.reconcile import Reconciled, Reconciler
-from pipeline.replay import Replayer
-from pipeline.status import Sides, Status, buffer_status, shard_statuses, status_of
-from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
-from pipeline.store.inspection import inspect_store
-from pipeline.store.postgres import PostgresStore
-from pipeline.store.schema import migrate
-from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe, ignore
+from pipeline.through import PATIENCE_SECONDS
 from pipeline.vigil import BlockingBell
 from pipeline.writer import Ingress
 
 __all__ = ["Pipeline"]
 
-_TURN_SECONDS: Final = 0.5  # of one shard in a drain; short, so that its caller can show progress and stop
-_BUSY_SECONDS: Final = 0.05  # until another flusher, who is in the middle of a batch, is looked at again
 
-
-class Pipeline:
+class Pipeline(Operations):
     """A write-behind pipeline: writes go to Redis, batches go to PostgreSQL.
 
     Thread-safe and fork-safe; connections are made at first use. One instance per process is enough.
 
     >>> pipeline = Pipeline.from_env()                                              # doctest: +SKIP
     >>> pipeline.write("page_views", key={"page_id": 7}, add={"views": 1})          # doctest: +SKIP
-    Receipt(event_id='019…', shard=3, seq=1, duplicate=False, after=0)
+    Receipt(event_id='019…', shard=3, seq=1, duplicate=False, after=0, applied=False)
     """
 
     def __init__(self, config: Config | None = None, probe: Probe = ignore) -> None:
         """``probe`` is told every step on the way of an event; see `pipeline.telemetry`."""
-        self.config = config or Config()
-        self._probe = probe
-        self._redis = connect(self.config)
-        check_broker(self.config.broker_url)
-        self._wire = BlockingWire(self.config)
-        self._topology = Topology(self.config)
-        self._buffer = RedisBuffer(self._redis, self.config, self._check_topology)
-        self._sessions = Sessions(self.config)
+        super().__init__(config or Config(), probe)
         self._parts = Parts(
             self.config,
             self._wire,
@@ -81,10 +48,11 @@ class Pipeline:
             self._sessions,
             receipt=Receipt,
             bell=BlockingBell,
+            flush=self._flush_aside,
             sleep=blocking_sleep,
             probe=probe,
         )
-        self._client = Client(self._parts.writer, self._parts.reader, self._parts.waiting, self._parts.barrier)
+        self._client = Client(self._parts, self.config)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -185,6 +153,53 @@ class Pipeline:
         """
         return run(self._client.write_group(changes, shard_by=shard_by, event_id=event_id, durability=durability))
 
+    def write_through(
+        self,
+        table: str,
+        key: Mapping[str, Any] | None = None,
+        *,
+        set: Mapping[str, Any] | None = None,
+        add: Mapping[str, Any] | None = None,
+        max: Mapping[str, Any] | None = None,
+        min: Mapping[str, Any] | None = None,
+        delete: bool = False,
+        insert: Mapping[str, Any] | None = None,
+        shard_by: str | None = None,
+        connection: Any = None,
+        timeout: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Change one row in PostgreSQL now, behind everything that was accepted for it; then it is committed.
+
+        Args:
+            table: as in `write`, and spelled as in all writes of the row.
+            key: as in `write`.
+            set: as in `write`.
+            add: as in `write`.
+            max: as in `write`.
+            min: as in `write`.
+            delete: delete the row.
+            insert: column → value of a row to append; it has no key, and no order.
+            shard_by: as in `write`, and the same as in all writes of the row.
+            connection: make the change in the open transaction of this psycopg connection, to the database of
+                ``config.database_url``, and leave the commit to the caller. Until then reads do not see it. Do this
+                first in the transaction: what is pending is flushed by others, who may need what it has locked.
+            timeout: seconds to wait for what is pending; and again as long for the row, if somebody has locked it.
+
+        Raises:
+            InvalidEvent: names the table, the column and the problem; or what is wrong with ``connection``.
+            NotSettled: it was not our turn in time.
+            ChangeRefused: the change does not fit the table, or breaks a constraint of it.
+            StoreError: conflicts with other transactions, again and again; roll back one of your own.
+            StoreUnavailable: PostgreSQL is down. If that was while it committed, the message says that nobody knows.
+            BufferUnavailable: Redis is down.
+        """
+        run(
+            self._client.write_through(
+                table, key, set=set, add=add, max=max, min=min, delete=delete, insert=insert,
+                shard_by=shard_by, connection=connection, timeout=timeout,
+            )
+        )  # fmt: skip
+
     @cached_property
     def ingress(self) -> Ingress:
         """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
@@ -256,137 +271,12 @@ class Pipeline:
         """
         run(self._client.barrier(table, timeout, tell))
 
-    # --- flushing
+    # --- connections
 
-    @cached_property
-    def _flusher(self) -> Flusher:
-        store = PostgresStore(self._sessions, self.config, self._probe)
-        return Flusher(self._buffer, store, self.config, time.monotonic, random.random, probe=self._probe)
-
-    def flush_shard(self, shard: int, *, slice_seconds: float | None = None) -> FlushReport:
-        """Flush one shard until it is empty, fails, or its time slice (default: the configured one) is over.
-
-        Raises:
-            BufferUnavailable: Redis could not be reached.
-            NotMigrated: ``pipeline migrate`` has not run.
-            ValueError: there is no such shard.
-        """
-        if not 0 <= shard < self.config.shards:
-            raise ValueError(f"there is no shard {shard}; shards are 0 to {self.config.shards - 1}")
-        owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{uuid.uuid4().hex[:8]}"
-        return self._flusher.flush_shard(shard, owner, slice_seconds)
-
-    def drain(self, shards: Iterable[int] | None = None) -> Iterator[FlushReport]:
-        """Flush ``shards`` (default: all) in turns until each was empty once, or has a batch that failed.
-
-        Yields what every turn did. A shard on which another flusher is at work gets its turn again later. Stopping
-        between two turns leaves nothing half done. Raises as `flush_shard`.
-        """
-        turns = deque(range(self.config.shards) if shards is None else shards)
-        while turns:
-            report = self.flush_shard(turns.popleft(), slice_seconds=_TURN_SECONDS)
-            if report.end in {End.SLICE, End.BUSY}:
-                turns.append(report.shard)
-            yield report
-            if report.end is End.BUSY:
-                time.sleep(_BUSY_SECONDS)
-
-    def shards_to_flush(self) -> list[int]:
-        """Shards that have something to do now; from now on they count as asked for, so the caller must flush them.
-
-        See `pipeline.flush.Flusher.due`.
-        """
-        return self._flusher.due(time.time() * 1000)
-
-    # --- operating
-
-    def migrate(self) -> list[str]:
-        """Create or upgrade the schema ``pipeline``; the names of the migrations that were applied."""
-        return migrate(self._sessions)
-
-    @cached_property
-    def dead_letters(self) -> PostgresDeadLetters:
-        """The dead letters, to look at."""
-        return PostgresDeadLetters(self._sessions, self.config)
-
-    @cached_property
-    def replayer(self) -> Replayer:
-        """Writes dead letters again."""
-        return Replayer(self._parts.writer, self.dead_letters, self.config, self._probe)
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        """The ledger of applied batches."""
-        return PostgresLedger(self._sessions, self.config)
-
-    def sides(self) -> Sides:
-        """What Redis and PostgreSQL say of the shards; a side that cannot be asked is an error in its place."""
-        ledger = _asked(self.ledger.shards)
-        states = _asked(self._buffer.states)
-        now_ms = time.time() * 1000
-        if isinstance(states, PipelineError):
-            return Sides(states, ledger)
-        return Sides(buffer_status(self.config.namespace, states, now_ms), ledger)
-
-    def status(self) -> Status:
-        """Pending events, frozen batches and dead letters, per shard and in sum.
-
-        Raises:
-            BufferUnavailable, StoreUnavailable, NotMigrated: one side could not be asked; `sides` has the other.
-        """
-        return status_of(self.sides())
-
-    @cached_property
-    def _reconciler(self) -> Reconciler:
-        survey = RedisSurvey(self._wire, self._topology, self.config)
-        return Reconciler(survey, self._parts.rows, time.monotonic, blocking_sleep, random.random)
-
-    def reconcile(
-        self,
-        *,
-        table: str | None = None,
-        sample: float = 1.0,
-        fix: bool = False,
-        rows_per_second: float | None = None,
-    ) -> Iterator[Reconciled]:
-        """Compare cached rows with PostgreSQL and what is pending, part by part, while everything goes on.
-
-        Args:
-            table: only rows of this table.
-            sample: look at so many of the rows, by chance; 1 is all.
-            fix: drop rows that are wrong, so that the next read installs the right ones.
-            rows_per_second: go no faster.
-
-        Yields what each part came to, which may be nothing. Stopping between two parts leaves nothing half done.
-
-        Raises:
-            InvalidRead, ValueError: an argument cannot be used.
-            BufferUnavailable, StoreUnavailable, NotMigrated, TopologyMismatch: one side could not be asked.
-        """
-        return each(self._reconciler.reconcile(table=table, sample=sample, fix=fix, rows_per_second=rows_per_second))
-
-    def doctor(self) -> list[Finding]:
-        """Everything that could be wrong with servers, settings and lanes, and what to do: `pipeline.core.health`.
-
-        A side that cannot be asked is a finding, not an error.
-        """
-        sides = self.sides()
-        known = [] if isinstance(sides.ledger, PipelineError) else sides.ledger
-        return diagnose(
-            Facts(
-                buffer=_asked(lambda: inspect_buffer(self._redis, self._check_topology)),
-                broker=_asked(lambda: inspect_broker(self.config)),
-                store=_asked(lambda: inspect_store(self._sessions, self.config)),
-                lanes=sides.buffer
-                if isinstance(sides.buffer, PipelineError)
-                else msgspec.convert(shard_statuses(sides.buffer.shards, known), list[Lane], from_attributes=True),
-                flush_interval_seconds=self.config.flush_interval_seconds,
-                max_pending=self.config.max_pending,
-            )
-        )
-
-    def _check_topology(self) -> None:
-        run(check_topology(self._wire, self._topology))
+    async def _flush_aside(self, shard: int, seconds: float) -> str | None:
+        """See `pipeline.through.FlushAside`. In a thread, since what it waits for may be the caller's own locks."""
+        report = aside(lambda: self.flush_shard(shard, slice_seconds=seconds), seconds)
+        return None if report is None else report.why
 
     def ping(self) -> None:
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
@@ -403,15 +293,3 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-T = TypeVar("T")
-
-
-def _asked(ask: Callable[[], T]) -> T | PipelineError:
-    try:
-        return ask()
-    except InvalidSetting:
-        raise
-    except PipelineError as error:
-        return error

@@ -27,6 +27,11 @@ R = TypeVar("R", bound=Slip)
 CHUNK: Final = 250
 """Most events of one shard in one script call: it holds Redis for 1 to 2 ms."""
 
+WRITTEN_THROUGH: Final = (
+    "the table is in PIPELINE_WRITE_THROUGH_TABLES: call write_through; its changes cannot be part of a group or come "
+    "from Celery, where a message may be delivered twice"
+)
+
 _to_json: Final = msgspec.json.Encoder().encode
 
 _WriteChunks = Callable[[Sequence[tuple[int, Sequence[Encoded]]]], Awaitable[list[list[Written] | PipelineError]]]
@@ -53,6 +58,7 @@ class Writer(Generic[R]):
         self._when_full = config.when_full
         self._patience = patience
         self._tables = frozenset(map(canonical_table, config.tables))
+        self._through = frozenset(map(canonical_table, config.write_through_tables))
         self._new_id = new_id
         self._stamp = stamp
         self._probe = probe
@@ -181,7 +187,7 @@ class Writer(Generic[R]):
                 raise InvalidEvent(f"a change must be a pipeline.Change, not a {type(change).__qualname__}")
         sealed = [seal(change) for change in changes]
         event = self._new_id() if event_id is None else check_event_id(event_id)
-        if self._tables:
+        if self._tables or self._through:
             self._check_allowed(sealed)
         rows = [(wire["table"], identity) for wire, identity in sealed]
         shard = shard_of(rows, shard_by, event, self._shards)
@@ -203,13 +209,19 @@ class Writer(Generic[R]):
             )
         return Encoded(event, id_json, shard, message, encoded, event_id is not None)
 
+    def applied(self, shard: int) -> R:
+        """The receipt of a change that was written through, and so needs no event."""
+        return self._stamp(self._new_id(), shard, 0, applied=True)
+
     def _receipt(self, event: Encoded, written: Written) -> R:
         return self._stamp(event.id, event.shard, written.seq, written.duplicate, written.after)
 
     def _check_allowed(self, sealed: Sequence[tuple[dict[str, Any], str | None]]) -> None:
         for wire, _ in sealed:
-            if wire["table"] not in self._tables:
+            if self._tables and wire["table"] not in self._tables:
                 raise InvalidEvent("the table is not in PIPELINE_TABLES", wire["table"])
+            if wire["table"] in self._through:
+                raise InvalidEvent(WRITTEN_THROUGH, wire["table"])
 
 
 class Ingress:

@@ -24,7 +24,7 @@ _RABBITMQ: Final = frozenset({"amqp", "amqps", "pyamqp"})
 _DATABASE: Final = re.compile(r"/?[0-9]*")
 
 _CONNECTIONS: Final = 10_000
-"""Most at once. Every thread that writes has its own, and keeps it while it waits; redis-py would stop at 100."""
+"""Most at once in a pool of redis-py, which would stop at 100. Lines (`pipeline.buffer.wire`) have no pool of its."""
 
 
 class Packer(HiredisRespSerializer):

@@ -1,7 +1,8 @@
-"""Cached rows in Redis, as a read sees them. What writes and acknowledgements do to them is in their scripts."""
+"""Rows in Redis: cached, and pending changes on them. What else writes and acknowledgements do is in their scripts."""
 
 from __future__ import annotations
 
+import re
 import uuid
 from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
@@ -11,19 +12,21 @@ from typing import Any, Final
 from pipeline.buffer.connection import translated
 from pipeline.buffer.keys import Keys
 from pipeline.buffer.topology import Topology
-from pipeline.buffer.wire import Call, Wire, sound, source
+from pipeline.buffer.wire import Call, Command, Wire, sound, source
 from pipeline.config import Config
 from pipeline.errors import BufferUnavailable
-from pipeline.reading import Fields, Filling, Missed, Place, Ticket
+from pipeline.reading import Backlog, Fields, Filling, Missed, Place, Ticket
 
 __all__ = ["RedisRows", "cached_row"]
+
+_SEQ: Final = re.compile(rb"\[(\d+),")
 
 _TICKET_MS: Final = 2_000
 """A reader that has not installed its row by then is taken for dead, and another one may try."""
 
 
 class RedisRows:
-    """`pipeline.reading.RowCache` on one Redis."""
+    """`pipeline.reading.RowCache` and `pipeline.reading.RowQueue` on one Redis."""
 
     def __init__(self, wire: Wire, topology: Topology, config: Config) -> None:
         self._wire = wire
@@ -79,11 +82,36 @@ class RedisRows:
                 call: Call = ([self._row(place), self._overlay(place)], [ticket.token, *args])
                 return bool(sound(await line.call(self._install, [call]))[0])
 
+    async def backlog(self, place: Place) -> Backlog:
+        """See `pipeline.reading.RowQueue.waiting`."""
+        overlay = self._overlay(place)
+        with translated():
+            async with self._wire.line() as line:
+                await self._topology.check(line)
+                look: list[Command] = [("LLEN", overlay), ("LINDEX", overlay, 0), ("LINDEX", overlay, -1)]
+                *_, (count, first, last) = sound(await line.send([("MULTI",), *look, ("EXEC",)]))
+        return Backlog(count, _seq_of(first), _seq_of(last)) if count else Backlog(0, 0, 0)
+
+    async def drop(self, place: Place) -> None:
+        """See `pipeline.reading.RowQueue.drop`."""
+        with translated():
+            async with self._wire.line() as line:
+                await self._topology.check(line)
+                sound(await line.send([("DEL", self._row(place))]))
+
     def _row(self, place: Place) -> str:
         return f"{self._keys.shards[place.shard].row}{place.table}:{place.identity}"
 
     def _overlay(self, place: Place) -> str:
         return f"{self._keys.shards[place.shard].overlay}{place.table}:{place.identity}"
+
+
+def _seq_of(entry: bytes) -> int:
+    """The number at the head of an overlay entry; such entries are written by the write script only."""
+    found = _SEQ.match(entry)
+    if found is None:
+        raise BufferUnavailable("what is pending on the row cannot be read")
+    return int(found[1])
 
 
 def _mapping(reply: Any) -> dict[bytes, bytes]:

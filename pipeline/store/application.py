@@ -19,6 +19,7 @@ from pipeline.store.catalog import Catalog
 from pipeline.store.isolation import Finding, IsolatingWriter
 from pipeline.store.queries import BlockingQueries
 from pipeline.store.statements import statement
+from pipeline.store.turns import lane_key
 from pipeline.telemetry import Probe, Step
 
 __all__ = ["Application"]
@@ -76,7 +77,8 @@ class Application:
         self._begun = False
         self._dismissed = False
         connection.add_notice_handler(self._heed)
-        self._writer = IsolatingWriter(connection, catalog, plans, stages, probe=probe)
+        lane = lane_key(namespace, batch.shard)
+        self._writer = IsolatingWriter(connection, catalog, plans, stages, lane, probe=probe)
 
     def run(self, begin: Callable[[], None]) -> Applied:
         """Apply the batch and commit; see `pipeline.ports.Store.apply`."""

@@ -60,6 +60,8 @@ async def _check(connection: PatientAsyncConnection) -> None:
 class AsyncSessions:
     """`pipeline.store.session.SessionSource` for one event loop: a small pool."""
 
+    kind: type[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]] = psycopg.AsyncConnection
+
     def __init__(self, config: Config) -> None:
         """No connection is made.
 

@@ -24,6 +24,7 @@ from pipeline.core.change import printable
 from pipeline.core.fold import Delete, Insert, Operation, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
+from pipeline.store.statements import statement
 from pipeline.store.text import Unfit, array_text, copy_rows, text_of
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "operand_text",
     "parametrised",
     "result",
+    "single",
     "stage_type",
 ]
 
@@ -79,8 +81,11 @@ class BulkWriter:
         tables: Mapping[int, Table],
         plans: dict[tuple[int, Shape], Plan],
         stages: set[str],
+        lane: int,
     ) -> None:
+        """``lane``: see `pipeline.store.turns.lane_key`."""
         self._connection = connection
+        self._lane = lane
         self._tables = tables
         self._plans = plans
         self._stages = stages
@@ -119,7 +124,11 @@ class BulkWriter:
             rows += self._append(table, wave.inserts.get(oid, ()))
         for table, shape, operations in reversed(deletes):
             self.at = table
-            rows += self._merge(table, shape, operations)
+            deleted = self._merge(table, shape, operations)
+            if deleted < len(operations):  # one of them may be on its way: see `lane_key`
+                self._connection.execute(statement("close_lane"), {"lane": self._lane})
+                deleted += self._merge(table, shape, operations)
+            rows += deleted
         return rows
 
     def _merge(self, table: Table, shape: Shape, operations: Sequence[Operation]) -> int:
@@ -150,10 +159,7 @@ class BulkWriter:
             by_columns.setdefault(tuple(insert.values), []).append(insert.values)
         target = sql.Identifier(table.schema, table.name)
         for names, rows in by_columns.items():
-            columns = [_writable(table, name) for name in names]
-            for column in columns:
-                if column.identity_always:
-                    raise Unfit(column.name, "GENERATED ALWAYS AS IDENTITY: PostgreSQL assigns it")
+            columns = [_assignable(table, name) for name in names]
             if not columns:
                 for _ in rows:
                     self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
@@ -165,17 +171,37 @@ class BulkWriter:
         return len(inserts)
 
 
+def single(table: Table, step: Operation | Insert) -> tuple[bytes, Sequence[str | None]]:
+    """The statement for one operation, and its parameters. Raises as `BulkWriter.write`."""
+    if isinstance(step, Insert):
+        return _insert(table, step)
+    shape = _shape_of(step)
+    check_shape(table, shape)
+    return _plan(table, shape).single, _texts(table, shape, step)
+
+
+def _insert(table: Table, insert: Insert) -> tuple[bytes, Sequence[str | None]]:
+    columns = [_assignable(table, name) for name in insert.values]
+    target = sql.Identifier(table.schema, table.name)
+    if not columns:
+        return parametrised(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target).as_string()), ()
+    values = _COMMA.join(sql.SQL(f"{PARAMETER}::" + stage_type(column, "set", candidates=False)) for column in columns)
+    text = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(target, _names(insert.values), values)
+    return parametrised(text.as_string()), [_text(insert.values[column.name], column) for column in columns]
+
+
+def _shape_of(operation: Operation) -> Shape:
+    key = tuple(sorted(operation.key))
+    if isinstance(operation, Delete):
+        return Shape(key, (), deletes=True)
+    return Shape(key, tuple(sorted((column, s.verb, s.candidates) for column, s in operation.steps.items())))
+
+
 def _by_shape(rows: Mapping[str, Operation]) -> dict[Shape, list[Operation]]:
     """Operations by shape, each list sorted by key."""
     shapes: dict[Shape, list[Operation]] = {}
     for name in sorted(rows):
-        operation = rows[name]
-        key = tuple(sorted(operation.key))
-        if isinstance(operation, Delete):
-            shape = Shape(key, (), deletes=True)
-        else:
-            shape = Shape(key, tuple(sorted((column, s.verb, s.candidates) for column, s in operation.steps.items())))
-        shapes.setdefault(shape, []).append(operation)
+        shapes.setdefault(_shape_of(rows[name]), []).append(rows[name])
     return shapes
 
 
@@ -187,9 +213,7 @@ def check_shape(table: Table, shape: Shape) -> None:
         named = ", ".join(shape.key)
         raise Unfit(named, f"not the primary key or a unique index of {table.name}, so it does not identify one row")
     for name, verb, _ in shape.steps:
-        column = _writable(table, name)
-        if column.identity_always:
-            raise Unfit(name, "GENERATED ALWAYS AS IDENTITY: PostgreSQL assigns it")
+        column = _assignable(table, name)
         if verb == "add" and column.kind not in SUMMABLE:
             raise Unfit(name, f"add needs a number or an interval, not the type {column.type}")
 
@@ -213,10 +237,12 @@ def _column(table: Table, name: str) -> Column:
     return column
 
 
-def _writable(table: Table, name: str) -> Column:
+def _assignable(table: Table, name: str) -> Column:
     column = _column(table, name)
     if column.generated:
         raise Unfit(name, "a generated column cannot be written")
+    if column.identity_always:
+        raise Unfit(name, "GENERATED ALWAYS AS IDENTITY: PostgreSQL assigns it")
     return column
 
 

@@ -50,6 +50,7 @@ class IsolatingWriter:
         catalog: Catalog,
         plans: dict[tuple[int, Shape], Plan],
         stages: set[str],
+        lane: int,
         *,
         probe: Probe,
     ) -> None:
@@ -60,7 +61,7 @@ class IsolatingWriter:
         self._looked_again = False
         self._tables: dict[int, Table] = {}
         self._oids: dict[str, int] = {}
-        self._writer = BulkWriter(connection, self._tables, plans, stages)
+        self._writer = BulkWriter(connection, self._tables, plans, stages, lane)
         self._lineup = Lineup(())
         self.rows = 0
         self.savepoints = 0

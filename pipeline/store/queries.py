@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 
 __all__ = ["AsyncQueries", "BlockingQueries", "Queries"]
 
@@ -16,7 +16,7 @@ Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 
 class Queries(Protocol):
-    """Statements on one connection in autocommit mode. All raise psycopg's errors."""
+    """Statements on one connection. All raise psycopg's errors."""
 
     async def run(self, text: Text, parameters: Parameters = None) -> int:
         """Run a statement; the number of rows that it touched."""
@@ -51,20 +51,22 @@ class BlockingQueries:
 
     async def run(self, text: Text, parameters: Parameters = None) -> int:
         """See `Queries.run`."""
-        return self._connection.execute(_bytes(text), parameters).rowcount
+        with self._cursor() as cursor:
+            return cursor.execute(_bytes(text), parameters).rowcount
 
     async def row(self, text: Text, parameters: Parameters = None) -> tuple[Any, ...] | None:
         """See `Queries.row`."""
-        row: tuple[Any, ...] | None = self._connection.execute(_bytes(text), parameters).fetchone()
-        return row
+        with self._cursor() as cursor:
+            return cursor.execute(_bytes(text), parameters).fetchone()
 
     async def rows(self, text: Text, parameters: Parameters = None) -> list[tuple[Any, ...]]:
         """See `Queries.rows`."""
-        return self._connection.execute(_bytes(text), parameters).fetchall()
+        with self._cursor() as cursor:
+            return cursor.execute(_bytes(text), parameters).fetchall()
 
     async def records(self, text: Text, parameters: Parameters = None) -> list[dict[str, Any]]:
         """See `Queries.records`."""
-        with self._connection.cursor(row_factory=dict_row) as cursor:
+        with psycopg.Cursor(self._connection, row_factory=dict_row) as cursor:
             return cursor.execute(_bytes(text), parameters).fetchall()
 
     async def rollback(self) -> None:
@@ -78,6 +80,9 @@ class BlockingQueries:
         with self._connection.transaction():
             yield
 
+    def _cursor(self) -> psycopg.Cursor[tuple[Any, ...]]:
+        return psycopg.Cursor(self._connection, row_factory=tuple_row)  # whatever a connection of the caller's makes
+
 
 class AsyncQueries:
     """`Queries` on a connection of an event loop."""
@@ -87,20 +92,22 @@ class AsyncQueries:
 
     async def run(self, text: Text, parameters: Parameters = None) -> int:
         """See `Queries.run`."""
-        return (await self._connection.execute(_bytes(text), parameters)).rowcount
+        async with self._cursor() as cursor:
+            return (await cursor.execute(_bytes(text), parameters)).rowcount
 
     async def row(self, text: Text, parameters: Parameters = None) -> tuple[Any, ...] | None:
         """See `Queries.row`."""
-        row: tuple[Any, ...] | None = await (await self._connection.execute(_bytes(text), parameters)).fetchone()
-        return row
+        async with self._cursor() as cursor:
+            return await (await cursor.execute(_bytes(text), parameters)).fetchone()
 
     async def rows(self, text: Text, parameters: Parameters = None) -> list[tuple[Any, ...]]:
         """See `Queries.rows`."""
-        return await (await self._connection.execute(_bytes(text), parameters)).fetchall()
+        async with self._cursor() as cursor:
+            return await (await cursor.execute(_bytes(text), parameters)).fetchall()
 
     async def records(self, text: Text, parameters: Parameters = None) -> list[dict[str, Any]]:
         """See `Queries.records`."""
-        async with self._connection.cursor(row_factory=dict_row) as cursor:
+        async with psycopg.AsyncCursor(self._connection, row_factory=dict_row) as cursor:
             return await (await cursor.execute(_bytes(text), parameters)).fetchall()
 
     async def rollback(self) -> None:
@@ -113,6 +120,9 @@ class AsyncQueries:
         """See `Queries.savepoint`."""
         async with self._connection.transaction():
             yield
+
+    def _cursor(self) -> psycopg.AsyncCursor[tuple[Any, ...]]:
+        return psycopg.AsyncCursor(self._connection, row_factory=tuple_row)
 
 
 def _bytes(text: Text) -> bytes:

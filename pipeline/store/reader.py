@@ -17,7 +17,7 @@ from pipeline.core.isolate import isolate
 from pipeline.core.table import Table
 from pipeline.core.values import identity
 from pipeline.errors import ApplyFailed, InvalidEvent, InvalidRead, StoreError
-from pipeline.reading import Found, Question, Row
+from pipeline.reading import Found, Place, Question, Row
 from pipeline.store.bulk import MissingColumn, Shape, check_shape
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import text_of_error
@@ -26,6 +26,7 @@ from pipeline.store.rows import array_of, folded_row, key_texts, stored_rows
 from pipeline.store.session import SessionSource, translated
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit
+from pipeline.store.turns import turn_key
 
 __all__ = ["PostgresRows"]
 
@@ -77,7 +78,14 @@ class PostgresRows:
                     async with self._sessions.queries() as queries:
                         with _values():
                             facts = await self._facts_of(queries, name)
-                            return await _Reading(queries, facts, self._namespace).read(questions)
+                            free = await self._free(queries, questions)
+                            found = await _Reading(queries, facts, self._namespace).read(questions)
+                            return [
+                                msgspec.structs.replace(one, installable=False)
+                                if one.installable and question.place not in free
+                                else one
+                                for question, one in zip(questions, found, strict=True)
+                            ]
             except Exception as error:
                 if known and _looks_old(error):
                     self._facts.pop(name, None)
@@ -88,6 +96,14 @@ class PostgresRows:
                     raise InvalidRead(problem, name) from error
                 raise
         raise AssertionError
+
+    async def _free(self, queries: Queries, questions: Sequence[Question]) -> frozenset[Place]:
+        """The rows on which nobody has a turn now. A statement by itself: what is read follows in a later snapshot."""
+        wanted = [question.place for question in questions if question.wanted]
+        if not wanted:
+            return frozenset()
+        keys = [turn_key(self._namespace, place) for place in wanted]
+        return frozenset(wanted[number - 1] for (number,) in await queries.rows(statement("free_rows"), {"keys": keys}))
 
     async def _facts_of(self, queries: Queries, name: str) -> _Facts:
         now = self._clock()

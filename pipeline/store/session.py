@@ -187,7 +187,9 @@ def _check(connection: PatientConnection) -> None:
 
 
 class SessionSource(Protocol):
-    """Where connections to PostgreSQL come from."""
+    """Where connections to PostgreSQL come from; ``kind`` is a class of them all."""
+
+    kind: type[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]
 
     def queries(self) -> AbstractAsyncContextManager[Queries]:
         """Lend a connection. Raises (on entering) psycopg.OperationalError or `psycopg_pool.PoolTimeout`."""
@@ -196,6 +198,8 @@ class SessionSource(Protocol):
 
 class Sessions:
     """A small pool of connections in autocommit mode. Safe across threads and forks: a child opens its own."""
+
+    kind: type[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]] = psycopg.Connection
 
     def __init__(self, config: Config) -> None:
         """No connection is made.

@@ -85,6 +85,8 @@ WRONG: list[tuple[str, object, str]] = [
     ("NAMESPACE", "shop:1", "regex"),
     ("NAMESPACE", "shop\n", "regex"),
     ("TABLES", "orders,Order", "Order: not a table name"),
+    ("WRITE_THROUGH_TABLES", "orders,Order", "Order: not a table name"),
+    ("WRITE_THROUGH_POLICY", "ignore", "Invalid enum value 'ignore'"),
     ("REDIS_URL", "http://cache", "regex"),
     ("DATABASE_URL", 7, "Expected `str`"),
     ("BROKER_URL", 7, "Expected `str`"),

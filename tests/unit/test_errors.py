@@ -18,12 +18,14 @@ MADE: dict[str, PipelineError] = {
     "PipelineFull": errors.PipelineFull(3, 100, 100, 7, 12.345),
     "DurabilityNotReached": errors.DurabilityNotReached("disk", "memory", "no AOF", ["first", None]),
     "StillPending": errors.StillPending(1.5, 2, 3, "a problem", "shard(s)"),
+    "NotSettled": errors.NotSettled("t", 3, "another flusher is at work"),
     "TopologyMismatch": errors.TopologyMismatch("shards", "8", "4"),
     "BufferUnavailable": errors.BufferUnavailable("away", answered=True),
     "StoreError": errors.StoreError("a problem", "42601"),
     "StoreUnavailable": errors.StoreUnavailable("away", "57P03", answered=True),
     "NotMigrated": errors.NotMigrated("run it", "3F000"),
     "ApplyFailed": errors.ApplyFailed("a problem", "23505", "poison", "t", "lost", "an event", "a"),
+    "ChangeRefused": errors.ChangeRefused("a problem", "23514", "t"),
 }
 
 
