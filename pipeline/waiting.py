@@ -260,6 +260,8 @@ class Waiting:
     async def outcome(self, receipt: Slip) -> Outcome:
         """See `pipeline.wiring.Pipeline.outcome`."""
         watch = _ReceiptWatch(self._checked([receipt]), self._bell())
+        if receipt.applied:
+            return Outcome.APPLIED
         await self._ask(watch)
         return watch.entries[0].outcome
 
@@ -270,9 +272,14 @@ class Waiting:
 
     async def wait_all(self, receipts: Iterable[Slip], timeout: float | None = None) -> list[Outcome]:  # noqa: ASYNC109
         """See `pipeline.wiring.Pipeline.wait_all`."""
-        watch = _ReceiptWatch(self._checked(receipts), self._bell())
-        if not watch.entries:
-            return []
+        asked = self._checked(receipts)
+        watch = _ReceiptWatch([receipt for receipt in asked if not receipt.applied], self._bell())
+        if watch.entries:
+            await self._wait(watch, timeout)
+        found = iter(watch.entries)
+        return [Outcome.APPLIED if receipt.applied else next(found).outcome for receipt in asked]
+
+    async def _wait(self, watch: _ReceiptWatch, timeout: float | None) -> None:  # noqa: ASYNC109
         if timeout is not None and timeout <= 0:
             await self._ask(watch)
             if not watch.settled:
@@ -282,7 +289,6 @@ class Waiting:
             book = await self._vigil.keep(watch, math.inf if timeout is None else timeout)
             if book is not None and watch.pending():
                 raise await self._late(watch, self._clock() - began, book.trouble)
-        return [entry.outcome for entry in watch.entries]
 
     async def _ask(self, watch: _ReceiptWatch) -> None:
         """Ask PostgreSQL once, here and now."""

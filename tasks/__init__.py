@@ -14,9 +14,13 @@ from settings import CONFIG
 
 __all__ = ["app", "pipeline"]
 
+REDIS = ("redis://", "rediss://", "unix://", "sentinel://")
+
 pipeline = Pipeline(CONFIG)
 
-OWN_QUEUES = (CONFIG.namespace, f"{CONFIG.namespace}.control")
+OWN_QUEUES = (f"{CONFIG.namespace}.control", CONFIG.namespace)
+"""In the order in which a worker takes them: a flood of events must not starve what flushes."""
+
 SHARD_QUEUES = tuple(f"{CONFIG.namespace}.events.{{{shard}}}" for shard in range(CONFIG.shards))
 
 app = Celery("pipeline", broker=CONFIG.broker_url)
@@ -34,6 +38,8 @@ app.conf.update(
     worker_enable_soft_shutdown_on_idle=False,
     worker_hijack_root_logger=True,
     broker_connection_retry_on_startup=True,
+    # kombu would take them in turns; other brokers than Redis do not know the option
+    broker_transport_options={"queue_order_strategy": "priority"} if CONFIG.broker_url.startswith(REDIS) else {},
     broker_channel_error_retry=True,  # a full Redis refuses to note what a worker took: no reason to exit
     beat_max_loop_interval=CONFIG.flush_interval_seconds,
 )

@@ -16,7 +16,7 @@ from pipeline.contrib.embedded import Valkey
 from pipeline.telemetry import Step, ignore
 from tests.faults.history import History, Read, Write
 from tests.faults.mortal import die_at, in_child
-from tests.integration.conftest import MakeValkey, both_kinds
+from tests.integration.conftest import MakeValkey, both_types
 from tests.integration.scene import Scene, drain
 
 SECONDS = 6.0
@@ -196,7 +196,7 @@ def play(scene: Scene, server: Valkey, *, redis_dies: bool) -> None:
 
 
 @pytest.mark.faults
-@both_kinds
+@both_types
 @pytest.mark.parametrize("redis_dies", [False, True])
 def test_every_read_is_a_state_of_its_row_between_its_call_and_its_answer(
     scene: Scene, make_valkey: MakeValkey, *, redis_dies: bool

@@ -48,18 +48,18 @@ def migrated_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def pipeline_class(request: pytest.FixtureRequest) -> type[Pipeline]:
-    """What a test's pipelines are. A module that is about the methods of applications asks for `both_kinds`."""
+def pipeline_type(request: pytest.FixtureRequest) -> type[Pipeline]:
+    """What a test's pipelines are. A module that is about the methods of applications asks for `both_types`."""
     return {"blocking": Pipeline, "awaiting": Twin}[getattr(request, "param", "blocking")]
 
 
-both_kinds = pytest.mark.parametrize("pipeline_class", ["blocking", "awaiting"], indirect=True)
+both_types = pytest.mark.parametrize("pipeline_type", ["blocking", "awaiting"], indirect=True)
 
 
 @pytest.fixture
-def scene(redis_url: str, migrated_url: str, pipeline_class: type[Pipeline]) -> Iterator[Scene]:
+def scene(redis_url: str, migrated_url: str, pipeline_type: type[Pipeline]) -> Iterator[Scene]:
     """Redis and a migrated database, both for this test alone."""
-    scene = Scene(redis_url, migrated_url, pipeline_class)
+    scene = Scene(redis_url, migrated_url, pipeline_type)
     yield scene
     scene.close()
 
@@ -87,12 +87,12 @@ def make_valkey(tmp_path: Path) -> Iterator[MakeValkey]:
 
 
 @pytest.fixture
-def pipeline_on(pipeline_class: type[Pipeline]) -> Iterator[Callable[..., Pipeline]]:
+def pipeline_on(pipeline_type: type[Pipeline]) -> Iterator[Callable[..., Pipeline]]:
     """Makes a pipeline with one shard on a Valkey."""
     with ExitStack() as stack:
 
         def make(server: Valkey, **settings: Any) -> Pipeline:
-            return stack.enter_context(pipeline_class(Config(**{"shards": 1, **settings}, redis_url=server.url)))
+            return stack.enter_context(pipeline_type(Config(**{"shards": 1, **settings}, redis_url=server.url)))
 
         yield make
 

@@ -12,11 +12,11 @@ import redis
 
 from pipeline import Config, DurabilityNotReached, InvalidEvent, InvalidSetting, Pipeline, Receipt
 from pipeline.driving import run
-from tests.integration.conftest import MakePipeline, MakeValkey, both_kinds
+from tests.integration.conftest import MakePipeline, MakeValkey, both_types
 from tests.integration.durable import NEVER_SECONDS, online, pages, refused, replica_of, view, views, waits, watched
 from tests.integration.scene import Scene, drain
 
-pytestmark = both_kinds
+pytestmark = both_types
 
 
 def test_a_durable_write_is_asked_for_on_the_connection_that_wrote_it(
@@ -103,11 +103,11 @@ def test_an_event_survives_the_loss_of_the_primary_if_a_replica_had_it(
 
 
 def test_without_its_replica_an_event_is_accepted_and_applied_and_the_error_says_so(
-    make_valkey: MakeValkey, migrated_url: str, pipeline_class: type[Pipeline]
+    make_valkey: MakeValkey, migrated_url: str, pipeline_type: type[Pipeline]
 ) -> None:
     primary = make_valkey(repl_diskless_sync_delay=0)
     replica = replica_of(primary, make_valkey)
-    with closing(Scene(primary.url, migrated_url, pipeline_class)) as scene:
+    with closing(Scene(primary.url, migrated_url, pipeline_type)) as scene:
         scene.sql("CREATE TABLE page_views (page_id int PRIMARY KEY, views int NOT NULL)")
         patient = scene.pipeline(durability_timeout_seconds=20)
         assert view(patient, durability="replica", event_id="first").duplicate is False

@@ -9,11 +9,11 @@ import pytest
 import redis
 
 from pipeline import Change, DurabilityNotReached, InvalidEvent, PipelineFull
-from tests.integration.conftest import MakePipeline, MakeValkey, both_kinds
+from tests.integration.conftest import MakePipeline, MakeValkey, both_types
 from tests.integration.durable import NEVER_SECONDS, pages, refused, view, views, waits, watched
 from tests.integration.scene import eventually
 
-pytestmark = both_kinds
+pytestmark = both_types
 
 
 def test_write_many_asks_once_for_all_its_chunks(make_valkey: MakeValkey, pipeline_on: MakePipeline) -> None:

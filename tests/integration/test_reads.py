@@ -10,10 +10,10 @@ from psycopg.rows import dict_row
 
 from pipeline import Change, InvalidRead, Pipeline
 from pipeline.telemetry import Probe, Step
-from tests.integration.conftest import both_kinds
+from tests.integration.conftest import both_types
 from tests.integration.scene import Scene, drain
 
-pytestmark = both_kinds
+pytestmark = both_types
 
 KEY = {"id": 1}
 ROW = "t:id=1"

@@ -21,10 +21,10 @@ from pipeline.contrib.embedded import Postgres, Valkey
 from pipeline.flush import End
 from pipeline.telemetry import Step
 from tests.faults.mortal import KILLED, die_at, in_child
-from tests.integration.conftest import MakeValkey, both_kinds
+from tests.integration.conftest import MakeValkey, both_types
 from tests.integration.scene import Scene, drain, eventually
 
-pytestmark = both_kinds
+pytestmark = both_types
 
 KEY = {"id": 1}
 ROW = "t:id=1"

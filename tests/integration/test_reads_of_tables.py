@@ -8,11 +8,11 @@ import pytest
 from psycopg.types.range import Range
 
 from pipeline import Change, Pipeline
-from tests.integration.conftest import both_kinds
+from tests.integration.conftest import both_types
 from tests.integration.scene import Scene, drain
 from tests.integration.test_reads import same, stored
 
-pytestmark = both_kinds
+pytestmark = both_types
 
 KEY = {"id": 1}
 ROW = "t:id=1"

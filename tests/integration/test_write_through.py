@@ -13,11 +13,11 @@ import pytest
 from pipeline import Change, ChangeRefused, InvalidEvent, NotSettled, Pipeline
 from pipeline.telemetry import Step
 from tests.faults.mortal import KILLED, die_at, in_child
-from tests.integration.conftest import MakeValkey, both_kinds
+from tests.integration.conftest import MakeValkey, both_types
 from tests.integration.scene import Scene, drain, eventually
 from tests.integration.test_reads_in_trouble import TimeMachine
 
-pytestmark = both_kinds
+pytestmark = both_types
 
 KEY = {"id": 1}
 ROW = "t:id=1"

@@ -8,10 +8,10 @@ from pipeline import BufferUnavailable, NotSettled, Pipeline, StoreUnavailable
 from pipeline.contrib.embedded import Postgres, Valkey
 from pipeline.flush import End
 from pipeline.telemetry import Step
-from tests.integration.conftest import both_kinds
+from tests.integration.conftest import both_types
 from tests.integration.scene import Scene, disk_full
 
-pytestmark = both_kinds
+pytestmark = both_types
 
 KEY = {"id": 1}
 

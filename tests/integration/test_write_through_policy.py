@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import Change, DurabilityNotReached, InvalidEvent, Pipeline, PipelineError, Receipt
+from pipeline import Change, DurabilityNotReached, InvalidEvent, Outcome, Pipeline, PipelineError, Receipt
 from pipeline.driving import run
-from tests.integration.conftest import both_kinds
+from tests.integration.conftest import both_types
 from tests.integration.scene import Scene, dead, drain
 
-pytestmark = both_kinds
+pytestmark = both_types
 
 KEY = {"id": 1}
 ORDERS = {"write_through_tables": ["orders"]}
@@ -67,6 +67,8 @@ def test_writes_are_routed_and_their_receipts_say_so(tables: Scene, routing: Pip
     ]
     assert rows(tables, "orders") == [(1, 2), (2, 5)]
     assert [(receipt.seq, receipt.applied, receipt.duplicate) for receipt in receipts] == [(0, True, False)] * 4
+    assert routing.wait_all(receipts, timeout=0) == [Outcome.APPLIED] * 4
+    assert receipts[0].outcome() is Outcome.APPLIED
     assert len({receipt.event_id for receipt in receipts}) == 4
     assert not routing.write("views", KEY, set={"n": 1}).applied
     assert tables.queued() != []
