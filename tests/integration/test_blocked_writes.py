@@ -88,6 +88,8 @@ def test_a_write_that_finds_no_room_in_time_is_refused(redis_scene: Scene) -> No
     time = Time()
     with writing(redis_scene.config(max_pending=1, when_full="block", full_timeout_seconds=TIMEOUT), time) as writer:
         run(writer.write(views(1)))
+        with pytest.raises(PipelineFull):
+            run(writer.write(views(1), when_full="raise"))  # this asks for a flush
         before = {key: redis_scene.redis.dump(key) for key in redis_scene.redis.keys("*")}
         with pytest.raises(PipelineFull) as caught:
             run(writer.write(views(1)))

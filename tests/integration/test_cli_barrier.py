@@ -41,11 +41,11 @@ def test_it_fails_when_that_takes_too_long_and_says_why(cli: CommandLine, scene:
     late = cli("barrier", "--timeout", "0.1")
     assert (late.code, late.out) == (1, "")
     assert "1 of 1 shard(s) still pending after 0.1" in late.message
-    assert "paused table(s) counters" in late.message
+    assert "these are paused: counters" in late.message
     late = cli("barrier", "--timeout", 0, "--json", "--table", "counters")
     assert late.code == 1
     assert (late.json["ok"], late.json["pending_shards"]) == (False, 1)
-    assert "paused table(s) counters" in late.json["problem"]
+    assert "these are paused: counters" in late.json["problem"]
     assert cli("barrier", "--timeout", 0, "--table", "others").code == 0
 
 

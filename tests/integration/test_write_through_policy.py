@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import Change, DurabilityNotReached, InvalidEvent, Outcome, Pipeline, PipelineError, Receipt
+from pipeline import Change, DurabilityNotReached, InvalidEvent, Outcome, Pipeline, PipelineError
 from pipeline.driving import run
+from pipeline.receipts import Slip
 from tests.integration.conftest import both_types
 from tests.integration.scene import Scene, dead, drain
 
@@ -68,7 +69,7 @@ def test_writes_are_routed_and_their_receipts_say_so(tables: Scene, routing: Pip
     assert rows(tables, "orders") == [(1, 2), (2, 5)]
     assert [(receipt.seq, receipt.applied, receipt.duplicate) for receipt in receipts] == [(0, True, False)] * 4
     assert routing.wait_all(receipts, timeout=0) == [Outcome.APPLIED] * 4
-    assert receipts[0].outcome() is Outcome.APPLIED
+    assert routing.outcome(receipts[0]) is Outcome.APPLIED
     assert len({receipt.event_id for receipt in receipts}) == 4
     assert not routing.write("views", KEY, set={"n": 1}).applied
     assert tables.queued() != []
@@ -96,8 +97,8 @@ def test_what_was_accepted_of_many_before_an_error_is_told(routing: Pipeline, ba
     with pytest.raises(PipelineError) as caught:
         routing.write_many([*good, bad, *good])
     first, second, *rest = caught.value.receipts
-    assert isinstance(first, Receipt)
-    assert isinstance(second, Receipt)
+    assert isinstance(first, Slip)
+    assert isinstance(second, Slip)
     assert (first.applied, second.applied) == (False, True)
     assert rest
     assert set(rest) == {None}

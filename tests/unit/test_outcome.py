@@ -51,4 +51,4 @@ def test_receipts_of_the_same_event_are_equal() -> None:
     assert len({Receipt("a", 0, 1), AsyncReceipt("a", 0, 1), Receipt("b", 0, 1)}) == 2
     assert Receipt("a", 0, 1) != ("a", 0, 1, False, 0)
     assert Receipt("a", 0, 1) != Receipt("a", 0, 1, after=2)
-    assert repr(Receipt("a", 0, 1)) == "Receipt(event_id='a', shard=0, seq=1, duplicate=False, after=0)"
+    assert repr(Receipt("a", 0, 1)) == "Receipt(event_id='a', shard=0, seq=1, duplicate=False, after=0, applied=False)"
