@@ -109,6 +109,7 @@ def test_what_is_broken_becomes_a_dead_letter_and_what_is_behind_it_arrives(
     shop: ProcessWorker, channel: Any, pipeline: Pipeline, database: psycopg.Connection
 ) -> None:
     pid = shop.pid
+    before = pipeline.dead_letters.extent().count
     pages = {kind: next(numbers) for kind in ELSEWHERE}
     for kind, (message, _) in ELSEWHERE.items():
         change = {"table": "page_views", "key": {"page_id": pages[kind]}, "add": {"views": 1}}
@@ -121,7 +122,8 @@ def test_what_is_broken_becomes_a_dead_letter_and_what_is_behind_it_arrives(
         return row == (len(pages), len(pages))
 
     wait_until(arrived, "the events behind them")
-    wait_until(lambda: flushed(pipeline) and pipeline.dead_letters.extent().count == len(ELSEWHERE), "the dead letters")
+    expected = before + len(ELSEWHERE)
+    wait_until(lambda: flushed(pipeline) and pipeline.dead_letters.extent().count == expected, "the dead letters")
     letters = {sha256(canonical(letter.message)).digest(): letter.reason for letter in pipeline.dead_letters.page()}
     for kind, (message, reason) in ELSEWHERE.items():
         assert reason in letters[sha256(canonical(message)).digest()], kind
