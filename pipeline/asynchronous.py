@@ -12,11 +12,12 @@ from pipeline.buffer.async_wire import AsyncWire
 from pipeline.buffer.topology import Topology, ping
 from pipeline.client import Client
 from pipeline.config import Config
-from pipeline.flush import FlushReport
+from pipeline.flush import End, FlushReport
 from pipeline.parts import Parts
 from pipeline.receipts import AsyncReceipt
 from pipeline.store.async_session import AsyncSessions
 from pipeline.telemetry import Probe, ignore
+from pipeline.through import Flushed
 from pipeline.vigil import AsyncBell
 from pipeline.wiring import Pipeline
 
@@ -72,13 +73,16 @@ class AsyncPipeline(Client[AsyncReceipt]):
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""
         await ping(self._wire, self._topology)
 
-    async def _flush_aside(self, shard: int, seconds: float) -> str | None:
+    async def _flush_aside(self, shard: int, seconds: float) -> Flushed | None:
         """See `pipeline.through.FlushAside`. The flush is the workers' own, which blocks: so in a thread."""
-        flush = partial(self._service.flush_shard, shard, slice_seconds=seconds)
+        flush = partial(self._service.flush_shard, shard, slice_seconds=0)
         flushing = asyncio.get_running_loop().run_in_executor(None, flush)
         flushing.add_done_callback(_heard)
         done, _ = await asyncio.wait([flushing], timeout=seconds)
-        return flushing.result().why if done else None
+        if not done:
+            return None
+        report = flushing.result()
+        return Flushed(report.why, report.end is End.SLICE)
 
     async def close(self) -> None:
         """Close the connections; the next use opens new ones, perhaps in another event loop.

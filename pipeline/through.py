@@ -17,7 +17,7 @@ be done after the commit, so nobody has to survive it, and it need not be ours.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -29,10 +29,13 @@ from pipeline.errors import InvalidEvent, NotSettled, StoreError, StoreUnavailab
 from pipeline.reading import Place, RowQueue, ThroughStore
 from pipeline.telemetry import Probe, Step, ignore
 
-__all__ = ["PATIENCE_SECONDS", "FlushAside", "Through"]
+__all__ = ["PATIENCE_SECONDS", "FlushAside", "Flushed", "Through"]
 
 PATIENCE_SECONDS: Final = 30.0
 """How long a ``write_through`` waits for its turn if it does not say."""
+
+_LEAST_SECONDS: Final = 1.0
+"""For the turn, if the time was not shorter from the beginning: what is pending may have taken nearly all of it."""
 
 _TRIES: Final = 5
 """Of a transaction of our own that met a conflict (SQLSTATE 40001, 40P01)."""
@@ -43,8 +46,18 @@ _LONGEST_WAIT_SECONDS: Final = 0.05
 
 _decode: Final = msgspec.json.Decoder(Change).decode
 
-FlushAside = Callable[[int, float], Awaitable[str | None]]
-"""Flushes a shard and says how that ended; ``None`` after so many seconds, whatever the flush itself waits for."""
+
+class Flushed(NamedTuple):
+    """How a flush has ended."""
+
+    why: str
+    """What waits for what now, in words."""
+    goes_on: bool
+    """It did something, and can do more at once."""
+
+
+FlushAside = Callable[[int, float], Awaitable[Flushed | None]]
+"""Flushes one batch of a shard; ``None`` after so many seconds, whatever the flush itself waits for."""
 
 _NOT_ENDED: Final = (
     "the flush of its shard has not ended: it has much to do, or waits for a lock, maybe of the caller's"
@@ -85,6 +98,7 @@ class Through:
     ) -> int:
         """Make one change now; the shard of its row. See `pipeline.wiring.Pipeline.write_through`."""
         until = self._clock() + timeout
+        least = min(timeout, _LEAST_SECONDS)
         wire, identity = seal(change)
         change, _ = unseal(_decode(msgspec.json.encode(wire)))  # as the flush would read it
         if self._allowed and change.table not in self._allowed:
@@ -97,7 +111,7 @@ class Through:
             await self._settle(place, until)
         for left in reversed(range(_TRIES)):
             try:
-                await self._write(change, place, connection, until)
+                await self._write(change, place, connection, lambda: max(least, until - self._clock()))
             except StoreError as error:
                 again = connection is None and classify(error.sqlstate or "00000") is Meaning.CONFLICT
                 if not again or not left or isinstance(error, StoreUnavailable):
@@ -121,17 +135,22 @@ class Through:
             left = until - self._clock()
             if left <= 0:
                 raise NotSettled(place.table, backlog.count, why)
-            why = await self._flush(place.shard, left) or why
+            flushed = await self._flush(place.shard, left)
+            why = flushed.why if flushed is not None else why
             backlog = await self._rows.backlog(place)
-            if backlog.count and backlog.first <= last:
+            if flushed is not None and flushed.goes_on:
+                wait = _FIRST_WAIT_SECONDS
+            elif backlog.count and backlog.first <= last:
                 await self._sleep(min(wait, max(0.0, until - self._clock())))
                 wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
         self._probe(Step.SETTLED)
 
-    async def _write(self, change: Change, place: Place | None, connection: object | None, until: float) -> None:
+    async def _write(
+        self, change: Change, place: Place | None, connection: object | None, left: Callable[[], float]
+    ) -> None:
         async with self._store.turn(change.table, connection) as turn:
             if place is not None:
-                await turn.take(place, max(0.0, until - self._clock()))
+                await turn.take(place, left())
                 self._probe(Step.TAKEN)
                 await self._rows.drop(place)
                 self._probe(Step.DROPPED)

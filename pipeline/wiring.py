@@ -17,11 +17,12 @@ from pipeline.config import Config, Durability
 from pipeline.core.change import Change
 from pipeline.core.outcome import Outcome
 from pipeline.driving import aside, blocking_sleep, run
+from pipeline.flush import End
 from pipeline.operations import Operations
 from pipeline.parts import Parts
 from pipeline.receipts import Receipt, Slip
 from pipeline.telemetry import Probe, ignore
-from pipeline.through import PATIENCE_SECONDS
+from pipeline.through import PATIENCE_SECONDS, Flushed
 from pipeline.vigil import BlockingBell
 from pipeline.writer import Ingress
 
@@ -183,7 +184,10 @@ class Pipeline(Operations):
             connection: make the change in the open transaction of this psycopg connection, to the database of
                 ``config.database_url``, and leave the commit to the caller. Until then reads do not see it. Do this
                 first in the transaction: what is pending is flushed by others, who may need what it has locked.
-            timeout: seconds to wait for what is pending; and again as long for the row, if somebody has locked it.
+                The transaction must be READ COMMITTED.
+            timeout: seconds to wait for what is pending. What is left of it, or one second if that is more and
+                ``timeout`` is not less, is for the turn on the row, and again for the row if somebody has locked it;
+                never more than PostgreSQL's statement_timeout.
 
         Raises:
             InvalidEvent: names the table, the column and the problem; or what is wrong with ``connection``.
@@ -273,10 +277,10 @@ class Pipeline(Operations):
 
     # --- connections
 
-    async def _flush_aside(self, shard: int, seconds: float) -> str | None:
+    async def _flush_aside(self, shard: int, seconds: float) -> Flushed | None:
         """See `pipeline.through.FlushAside`. In a thread, since what it waits for may be the caller's own locks."""
-        report = aside(lambda: self.flush_shard(shard, slice_seconds=seconds), seconds)
-        return None if report is None else report.why
+        report = aside(lambda: self.flush_shard(shard, slice_seconds=0), seconds)
+        return None if report is None else Flushed(report.why, report.end is End.SLICE)
 
     def ping(self) -> None:
         """Raise `BufferUnavailable` or `TopologyMismatch` if this pipeline cannot be used."""

@@ -30,6 +30,7 @@ __all__ = [
     "arguments_of",
     "listening",
     "patience_of",
+    "pool_is_busy",
     "prepare_session",
     "translated",
 ]
@@ -70,14 +71,21 @@ def translated() -> Iterator[None]:
     """Turn psycopg's errors into ours, with the SQLSTATE; for statements on our own schema."""
     try:
         yield
-    except (psycopg.Error, PoolTimeout) as error:
-        sqlstate = getattr(error, "sqlstate", None)
+    except PoolTimeout as error:
+        raise pool_is_busy() from error
+    except psycopg.Error as error:
+        sqlstate = error.sqlstate
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if sqlstate in _SCHEMA_MISSING:
             raise NotMigrated(f"{text}: run `pipeline migrate`", sqlstate) from error
         if classify(sqlstate) is Meaning.OUTAGE:
             raise StoreUnavailable(f"PostgreSQL is not available: {text}", sqlstate, _answered(error)) from error
         raise StoreError(text, sqlstate) from error
+
+
+def pool_is_busy() -> StoreUnavailable:
+    """What a PoolTimeout of ours means: `SessionSource.queries` has seen that the server is well."""
+    return StoreUnavailable("all connections of this process' pool to PostgreSQL are busy")
 
 
 def _answered(error: Exception) -> bool:

@@ -21,7 +21,7 @@ from pipeline.store.bulk import MissingColumn, single
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import text_of_error
 from pipeline.store.queries import AsyncQueries, BlockingQueries, Queries
-from pipeline.store.session import SessionSource
+from pipeline.store.session import SessionSource, pool_is_busy
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit
 from pipeline.store.turns import lane_key, turn_key
@@ -32,6 +32,13 @@ CallersConnection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 """Whatever the default is: a change must be made to the row as it is when it is our turn."""
+
+_ISOLATION: Final = "read committed"
+
+_OLD_SNAPSHOT: Final = (
+    "the transaction of the connection is {}, in which a DELETE misses a row that is newer than the snapshot, and says "
+    "nothing: begin it as READ COMMITTED, or leave connection= away for a transaction of its own"
+)
 
 _RACES: Final = 3
 """Tries of a statement that met a row which it had not seen: ``MERGE`` looks first, and somebody else may insert it."""
@@ -87,15 +94,20 @@ class PostgresThrough:
 
     @asynccontextmanager
     async def _joined(self, name: str, queries: Queries, connection: CallersConnection) -> AsyncIterator[Turn]:
+        # A connection of the pool comes before the turn, as in a transaction of our own: who has the turn of a row must
+        # not wait for a connection when all of them are with those who wait for the turn.
         with _translated(name):
             async with self._sessions.queries() as own:
                 table = await self._table(own, name)
-            before = await queries.row(statement("join_transaction"))
-            try:
-                yield _JoinedTurn(queries, table, name, self._namespace, self._sessions)
-            finally:
-                if connection.info.transaction_status is TransactionStatus.INTRANS:
-                    await queries.run(statement("leave_transaction"), before)
+                settings = await own.row(statement("session_settings"))
+                isolation, *before = await queries.row(statement("join_transaction"), settings) or ()
+                try:
+                    if isolation != _ISOLATION:
+                        raise InvalidEvent(_OLD_SNAPSHOT.format(isolation.upper()), name)
+                    yield _JoinedTurn(queries, table, name, self._namespace, own)
+                finally:
+                    if connection.info.transaction_status is TransactionStatus.INTRANS:
+                        await queries.run(statement("leave_transaction"), before)
 
     async def _table(self, queries: Queries, name: str) -> Table:
         await self._catalog.freshen(queries, [name])
@@ -155,21 +167,22 @@ class _Turn:
             yield
         except psycopg.errors.LockNotAvailable as error:
             raise NotSettled(self._name, 0, why) from error
+        except psycopg.errors.QueryCanceled as error:  # statement_timeout came first
+            raise NotSettled(self._name, 0, f"{why}, or the statement is slow: {text_of_error(error)}") from error
 
 
 class _JoinedTurn(_Turn):
     """`pipeline.reading.Turn` in the caller's transaction."""
 
-    def __init__(self, queries: Queries, table: Table, name: str, namespace: str, sessions: SessionSource) -> None:
+    def __init__(self, queries: Queries, table: Table, name: str, namespace: str, own: Queries) -> None:
         super().__init__(queries, table, name, namespace)
-        self._sessions = sessions
+        self._own = own
 
     async def take(self, place: Place, seconds: float) -> None:
         """See `pipeline.reading.Turn.take`."""
         await super().take(place, seconds)
-        async with self._sessions.queries() as own:
-            if await own.row(statement("free_rows"), {"keys": [turn_key(self._namespace, place)]}) is not None:
-                raise InvalidEvent("the connection is to another database than PIPELINE_DATABASE_URL", self._name)
+        if await self._own.row(statement("free_rows"), {"keys": [turn_key(self._namespace, place)]}) is not None:
+            raise InvalidEvent("the connection is to another database than PIPELINE_DATABASE_URL", self._name)
 
     async def commit(self) -> None:
         """Nothing: the transaction is the caller's."""
@@ -188,8 +201,10 @@ def _translated(table: str) -> Iterator[None]:
         raise ChangeRefused(error.problem, error.sqlstate, table) from error
     except psycopg.DataError as error:  # without a SQLSTATE it is psycopg's own, and no outage
         raise ChangeRefused(text_of_error(error), error.sqlstate, table) from error
-    except (psycopg.Error, PoolTimeout) as error:
-        sqlstate = getattr(error, "sqlstate", None)
+    except PoolTimeout as error:
+        raise pool_is_busy() from error
+    except psycopg.Error as error:
+        sqlstate = error.sqlstate
         meaning = classify(sqlstate)
         if meaning is Meaning.OUTAGE:
             raise StoreUnavailable(f"PostgreSQL is not available: {text_of_error(error)}", sqlstate) from error

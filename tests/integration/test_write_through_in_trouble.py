@@ -37,7 +37,7 @@ def n_of(pipeline: Pipeline) -> Any:
 
 def test_a_paused_table_ends_in_an_error_that_says_so(scene: Scene, pipeline: Pipeline) -> None:
     pipeline.write("t", KEY, set={"later": 1})
-    with pytest.raises(NotSettled, match=r"1 change.* t is paused: .*later") as caught:
+    with pytest.raises(NotSettled, match=r"1 change.* t\.later is paused: .*no column") as caught:
         pipeline.write_through("t", KEY, set={"n": 1}, timeout=1.5)
     assert (caught.value.table, caught.value.pending) == ("t", 1)
     assert stored(scene) is None
@@ -75,6 +75,30 @@ def test_a_row_that_somebody_has_locked_is_waited_for_until_the_deadline(scene: 
             pipeline.write_through("t", KEY, add={"n": 1}, timeout=1)
     pipeline.write_through("t", KEY, add={"n": 1}, timeout=1)
     assert stored(scene) == 8
+
+
+def test_a_shard_that_is_never_empty_does_not_hold_up_what_is_pending_in_its_first_batch(
+    scene: Scene, pipeline: Pipeline
+) -> None:
+    batches = 0
+
+    def probe(step: Step) -> None:
+        nonlocal batches
+        if step is Step.ACKNOWLEDGED:
+            batches += 1
+            pipeline.write("t", {"id": 1 + batches}, add={"n": 1})
+
+    with scene.kind(scene.config(), probe) as busy:
+        busy.write("t", KEY, add={"n": 1})
+        busy.write_through("t", KEY, add={"n": 1}, timeout=5)
+    assert (stored(scene), batches) == (9, 1)
+
+
+def test_batch_after_batch_is_flushed_until_what_was_pending_is_applied(scene: Scene, pipeline: Pipeline) -> None:
+    for key in (3, 2, 1):
+        pipeline.write("t", {"id": key}, add={"n": 1})
+    scene.pipeline(batch_size=1).write_through("t", KEY, add={"n": 1})
+    assert stored(scene) == 9
 
 
 # --- servers are away
