@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
+
+import msgspec
 
 from pipeline.barrier import Barrier, Tell
 from pipeline.config import Config, Durability
-from pipeline.core.change import Change, canonical_table
+from pipeline.core.change import Change, TableNames, canonical_table
 from pipeline.core.outcome import Outcome
 from pipeline.errors import DurabilityNotReached, InvalidEvent, PipelineError
 from pipeline.reader import Reader
 from pipeline.receipts import Slip
 from pipeline.through import PATIENCE_SECONDS, Through
 from pipeline.waiting import Waiting
-from pipeline.writer import Writer
+from pipeline.writer import Writer, told
 
 __all__ = ["Client"]
 
 R = TypeVar("R", bound=Slip)
+
+_PART: Final = 2000
+"""Changes that are sent together, where others are written through."""
 
 
 class UseCases(Protocol[R]):
@@ -42,7 +46,7 @@ class Client(Generic[R]):
         self._barrier = parts.barrier
         self._through = parts.through
         routed = config.write_through_tables if config.write_through_policy == "route" else ()
-        self._routed = frozenset(map(canonical_table, routed))
+        self._routed = TableNames(routed)
 
     async def write(
         self,
@@ -58,7 +62,7 @@ class Client(Generic[R]):
         durability: Durability | None = None,
     ) -> R:
         """See `pipeline.Pipeline.write`."""
-        change = Change(table, dict(key), dict(set or {}), dict(add or {}), dict(max or {}), dict(min or {}))
+        change = _change(table, key, set, add, max, min)
         return await self._write(change, event_id, shard_by, durability)
 
     async def delete(
@@ -71,7 +75,7 @@ class Client(Generic[R]):
         durability: Durability | None = None,
     ) -> R:
         """See `pipeline.Pipeline.delete`."""
-        change = Change(table, dict(key), delete=True)
+        change = Change(table, _columns(table, key), delete=True)
         return await self._write(change, event_id, shard_by, durability)
 
     async def insert(
@@ -84,28 +88,47 @@ class Client(Generic[R]):
         durability: Durability | None = None,
     ) -> R:
         """See `pipeline.Pipeline.insert`."""
-        change = Change(table, insert=dict(values))
+        change = Change(table, insert=_columns(table, values))
         return await self._write(change, event_id, shard_by, durability)
 
     async def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[R]:
         """See `pipeline.Pipeline.write_many`."""
         if not self._routed:
             return await self._writer.write_many(changes, durability=durability)
-        receipts: list[R] = []
-        for routed, part in groupby(changes, self._is_routed):
+        sent: list[R | None] = []
+        late: DurabilityNotReached | None = None
+        taken = 0
+        for part, behind in self._parts(changes):
+            taken += len(part) + len(behind)
             try:
-                if routed:
-                    for change in part:
-                        receipts.append(await self._route(change, None, None))  # noqa: PERF401 - kept for the error
-                else:
-                    receipts += await self._writer.write_many(part, durability=durability)
-            except DurabilityNotReached as error:
-                accepted = [*receipts, *error.receipts]
-                raise DurabilityNotReached(error.wanted, error.reached, error.problem, accepted) from error
+                if part:
+                    try:
+                        sent += await self._writer.write_many(part, durability=durability)
+                    except DurabilityNotReached as error:  # accepted they are, and so will be what is behind them
+                        late = error
+                        sent += cast("Sequence[R | None]", error.receipts)
+                for change in behind:
+                    sent.append(await self._route(change, None, None))
             except PipelineError as error:
-                error.receipts = [*receipts, *(error.receipts or [None])]
-                raise
-        return receipts
+                known = [*sent, *(error.receipts if len(sent) < taken - len(behind) else ())]
+                raise _ended(late, error, [*known, *[None] * (taken - len(known))]) from error
+        if late is not None:
+            raise DurabilityNotReached(late.wanted, late.reached, late.problem, sent) from late.__cause__
+        return [receipt for receipt in sent if receipt is not None]
+
+    def _parts(self, changes: Iterable[Change]) -> Iterator[tuple[list[Change], list[Change]]]:
+        """``changes`` in order: some that go to Redis, and behind them one that is written through, or none."""
+        part: list[Change] = []
+        for change in changes:
+            if self._is_routed(change):
+                yield part, [change]
+                part = []
+            else:
+                part.append(change)
+                if len(part) == _PART:
+                    yield part, []
+                    part = []
+        yield part, []
 
     async def write_group(
         self,
@@ -134,10 +157,8 @@ class Client(Generic[R]):
         timeout: float = PATIENCE_SECONDS,  # noqa: ASYNC109 - PostgreSQL and the flush have to know it
     ) -> None:
         """See `pipeline.Pipeline.write_through`."""
-        appended = None if insert is None else dict(insert)
-        change = Change(
-            table, dict(key or {}), dict(set or {}), dict(add or {}), dict(max or {}), dict(min or {}), delete, appended
-        )
+        appended = None if insert is None else _columns(table, insert)
+        change = msgspec.structs.replace(_change(table, key, set, add, max, min), delete=delete, insert=appended)
         await self._through.write(change, shard_by=shard_by, connection=connection, timeout=timeout)
 
     async def _write(
@@ -194,3 +215,26 @@ class Client(Generic[R]):
     ) -> None:
         """See `pipeline.Pipeline.barrier`."""
         await self._barrier.wait(table, timeout, tell)
+
+
+def _ended(late: DurabilityNotReached | None, error: PipelineError, receipts: Sequence[object]) -> PipelineError:
+    """``error``, or that what was accepted before it is not durable enough."""
+    if late is None:
+        return told(error, receipts)
+    problem = f"{late.problem}; and the call ended early: {error}"
+    return DurabilityNotReached(late.wanted, late.reached, problem, receipts)
+
+
+def _change(table: str, *columns: Mapping[str, Any] | None) -> Change:
+    """``columns`` are those of the key, and of set, add, max and min."""
+    key, set_, add, max_, min_ = (_columns(table, part) for part in columns)
+    return Change(table, key, set_, add, max_, min_)
+
+
+def _columns(table: object, columns: object) -> dict[str, Any]:
+    if columns is None:
+        return {}
+    if not isinstance(columns, Mapping):
+        problem = f"columns come as a dict of column → value, not as {type(columns).__qualname__}"
+        raise InvalidEvent(problem, str(table)[:200])
+    return dict(columns)

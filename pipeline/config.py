@@ -202,5 +202,8 @@ def _invalid(error: msgspec.ValidationError, fields: Mapping[str, Any], prefix: 
     field = path.rstrip("`")
     if field not in fields:
         return InvalidSetting(prefix + "*", problem)
+    if problem.startswith("Invalid enum value"):
+        choices = get_args(_types()[field])
+        return InvalidSetting(prefix + _variable_of(field), f"must be {' or '.join(choices)}, not {fields[field]!r}")
     shown = "" if field.endswith("_url") else f", not {fields[field]!r}"  # a URL may carry a password
     return InvalidSetting(prefix + _variable_of(field), problem + shown)

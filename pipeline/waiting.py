@@ -306,7 +306,10 @@ class Waiting:
         problems = [f"{server} could not be asked: {why}" for server, why in trouble.items()]
         if "Redis" not in trouble:
             first = {receipt.shard: receipt for receipt in reversed(pending)}
-            troubles = await self._troubles_of(list(first))
+            last: dict[int, int] = {}
+            for receipt in pending:
+                last[receipt.shard] = max(receipt.seq, last.get(receipt.shard, 0))
+            troubles = await self._troubles_of(last)
             for shard, receipt in sorted(first.items())[:_NAMED]:
                 problems += [f"shard {shard}: {why}" for why in _why(troubles.get(shard), receipt)]
         named = ", ".join(f"{receipt.event_id} in shard {receipt.shard}" for receipt in pending[:_NAMED])
@@ -314,13 +317,17 @@ class Waiting:
             named += ", …"
         return StillPending(round(seconds, 3), len(pending), len(watch.entries), "; ".join([named, *problems]))
 
-    async def _troubles_of(self, shards: Sequence[int]) -> Mapping[int, Trouble]:
-        """Not more often than once a second for each shard, however many of those who wait give up at once."""
+    async def _troubles_of(self, shards: Mapping[int, int]) -> Mapping[int, Trouble]:
+        """Not more often than once a second for each shard, however many of those who wait give up at once.
+
+        ``shards`` have the last number that somebody waits for: what was known before it was given is of no use.
+        """
         now = self._clock()
         asked, troubles = self._troubles
-        if now - asked > _ANYWAY_SECONDS or not troubles.keys() >= set(shards):
+        known = all(shard in troubles and troubles[shard].accepted >= last for shard, last in shards.items())
+        if now - asked > _ANYWAY_SECONDS or not known:
             try:
-                troubles = await self._redis.troubles(shards)
+                troubles = await self._redis.troubles(list(shards))
             except BufferUnavailable:
                 troubles = {}
             self._troubles = now, troubles

@@ -11,7 +11,7 @@ from zlib import crc32
 import msgspec
 
 from pipeline.config import DURABILITIES, Config, Durability, WhenFull
-from pipeline.core.change import Change, canonical_table, changes_of, check_event_id, seal, shard_of, unseal
+from pipeline.core.change import Change, TableNames, canonical_table, changes_of, check_event_id, seal, shard_of, unseal
 from pipeline.core.codec import OPEN_END, Envelope, kwargs_json, malformed_kwargs, read_arguments
 from pipeline.core.intake import Intake, fingerprint, read
 from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, PipelineError, PipelineFull
@@ -20,7 +20,7 @@ from pipeline.ports import Encoded, EncodedChange, EventBuffer, Session, Written
 from pipeline.receipts import Slip, Stamp
 from pipeline.telemetry import Probe, Step, ignore
 
-__all__ = ["Ingress", "Writer"]
+__all__ = ["Ingress", "Writer", "told"]
 
 R = TypeVar("R", bound=Slip)
 
@@ -58,7 +58,7 @@ class Writer(Generic[R]):
         self._when_full = config.when_full
         self._patience = patience
         self._tables = frozenset(map(canonical_table, config.tables))
-        self._through = frozenset(map(canonical_table, config.write_through_tables))
+        self._through = TableNames(config.write_through_tables)
         self._new_id = new_id
         self._stamp = stamp
         self._probe = probe
@@ -168,7 +168,7 @@ class Writer(Generic[R]):
                     (shard, len(part), outcome) for (shard, part), outcome in zip(parts, outcomes, strict=True)
                 )
             except PipelineError as error:
-                raise _with_receipts(error, [*before, *receipts]) from error.__cause__
+                raise told(error, [*before, *receipts]) from error.__cause__
             if rest and all(shard in attempts for shard in lanes):  # nobody else has anything to send
                 await self._pause(rest)
         return receipts
@@ -345,7 +345,8 @@ async def _settle(
             raise DurabilityNotReached(wanted, "memory", problem, list(receipts)) from cause
 
 
-def _with_receipts(error: PipelineError, receipts: Sequence[object]) -> PipelineError:
+def told(error: PipelineError, receipts: Sequence[object]) -> PipelineError:
+    """``error``, which says what was accepted before it."""
     if isinstance(error, PipelineFull):
         accepted = sum(receipt is not None for receipt in receipts)
         error = PipelineFull(error.shard, error.pending, error.limit, accepted, error.drain_seconds)

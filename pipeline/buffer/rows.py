@@ -83,7 +83,7 @@ class RedisRows:
                 return bool(sound(await line.call(self._install, [call]))[0])
 
     async def backlog(self, place: Place) -> Backlog:
-        """See `pipeline.reading.RowQueue.waiting`."""
+        """See `pipeline.reading.RowQueue.backlog`."""
         overlay = self._overlay(place)
         with translated():
             async with self._wire.line() as line:

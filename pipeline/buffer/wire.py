@@ -175,7 +175,9 @@ class BlockingWire:
     """
 
     def __init__(self, config: Config) -> None:
-        self._make: Any = connect(config, lives=True).connection_pool.make_connection
+        pool = connect(config, lives=True).connection_pool
+        # the pool's own method counts every connection that was ever made, and refuses at the most that it may hold
+        self._make: Any = lambda: pool.connection_class(**pool.connection_kwargs)
         self._patience = config.redis_timeout_seconds
         self._open()
 

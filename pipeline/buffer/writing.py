@@ -44,6 +44,8 @@ class RedisIntake:
             template.replace(b'\\"shard\\":-1', f'\\"shard\\":{shard}'.encode()) if shares_broker else b""
             for shard in range(config.shards)
         ]
+        # so those at the head take at most half of the time of one worker process
+        self._headed_again_ms = round(2000 * config.shards * config.flush_slice_seconds)
         self._per_shard = max(1, config.max_pending // config.shards)
 
     async def write(self, shard: int, events: Sequence[Encoded]) -> list[Written]:
@@ -131,7 +133,7 @@ class RedisIntake:
     def _write_call(self, shard: int, events: Sequence[Encoded]) -> Call:
         names = self._keys.shards[shard]
         config = self._config
-        keys = [names.events, names.batch, names.state, self._keys.control, names.parked, names.resumed]
+        keys = [names.events, names.batch, names.state, self._keys.control, names.parked, names.resumed, names.lease]
         args: list[Any] = [
             self._per_shard,
             config.flush_threshold,
@@ -139,6 +141,7 @@ class RedisIntake:
             WANTED_AGAIN_MS,
             round(config.dedupe_window_seconds * 1000),
             len(events),
+            self._headed_again_ms,
         ]
         for event in events:
             if event.dedupe:
@@ -159,8 +162,8 @@ class RedisIntake:
 
 
 def _known(seen: bytes) -> Written:
-    seq, after = map(int, seen.split())
-    return Written(seq, duplicate=True, after=after)
+    seq, _, after = seen.partition(b" ")
+    return Written(int(seq), duplicate=True, after=int(after or 0))
 
 
 class _Session:

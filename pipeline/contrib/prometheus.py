@@ -7,7 +7,7 @@
 
 One process per pipeline is enough, since Redis and PostgreSQL are asked and not the process; ``pipeline metrics
 --serve`` is one. A side that cannot be asked is ``pipeline_up 0``, and its metrics are missing: a scrape does not fail.
-Labels carry names of namespaces, tables and sides, and numbers of shards; nothing else of an event.
+Labels carry names of namespaces, tables, missing columns and sides, and numbers of shards; no key and no value.
 
 Needs the extra ``metrics``; prometheus_client is imported at first use.
 """

@@ -29,6 +29,7 @@ from pipeline.errors import InvalidEvent
 __all__ = [
     "Change",
     "Event",
+    "TableNames",
     "canonical_table",
     "changes_of",
     "check_event_id",
@@ -186,6 +187,34 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
     except InvalidEvent as error:
         raise type(error)(error.problem, error.table or str(table)[:200], error.column) from None
     return wire, name
+
+
+class TableNames:
+    """Tables that are found under their other spelling, too: without a schema, those of every schema are meant.
+
+    That may be one too many, for settings that forbid something; one too few would be worse.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(map(canonical_table, names))
+        self._bare = frozenset(name for name in self._names if _bare(name) == name)
+        self._qualified = frozenset(_bare(name) for name in self._names - self._bare)
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def __contains__(self, table: str) -> bool:
+        """``table`` as `canonical_table` spells it."""
+        if not self._names:
+            return False
+        bare = _bare(table)
+        return table in self._names or bare in self._bare or (bare == table and bare in self._qualified)
+
+
+def _bare(table: str) -> str:
+    """The name without its schema."""
+    last: str = _PARTS.findall(table)[-1]
+    return last
 
 
 def _identified(key: Columns) -> str:

@@ -41,7 +41,9 @@ class Column(msgspec.Struct, frozen=True):
     ``scale`` is the number of decimal places of a ``numeric`` column (``None``: as many as the value has). ``low`` and
     ``high`` bound an integer column. ``default`` is the SQL text of its default, from the catalog, ``None`` if it has
     none. ``collation`` is the quoted name of a collation that is not the type's own. ``assigned``: PostgreSQL takes its
-    value from a sequence when the row is inserted. ``expression`` is the SQL text of a generated column.
+    value from a sequence when the row is inserted. ``expression`` is the SQL text of a generated column. ``limited``:
+    the type has a length; the function of PostgreSQL that refuses what is too long (a cast would cut it off), and the
+    modifier that it takes.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Column(msgspec.Struct, frozen=True):
     not_null: bool = False
     assigned: bool = False
     expression: str | None = None
+    limited: tuple[str, int] | None = None
 
 
 class Table(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ __all__ = [
     "Shape",
     "check_shape",
     "operand_text",
+    "parameter_type",
     "parametrised",
     "result",
     "single",
@@ -185,7 +186,7 @@ def _insert(table: Table, insert: Insert) -> tuple[bytes, Sequence[str | None]]:
     target = sql.Identifier(table.schema, table.name)
     if not columns:
         return parametrised(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target).as_string()), ()
-    values = _COMMA.join(sql.SQL(f"{PARAMETER}::" + stage_type(column, "set", candidates=False)) for column in columns)
+    values = _COMMA.join(sql.SQL(f"{PARAMETER}::" + parameter_type(column)) for column in columns)
     text = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(target, _names(insert.values), values)
     return parametrised(text.as_string()), [_text(insert.values[column.name], column) for column in columns]
 
@@ -290,9 +291,14 @@ def _plan(table: Table, shape: Shape) -> Plan:
     name = f"pipeline_stage_{fingerprint}"
     stage = sql.Identifier("pg_temp", name)
     statement = _delete if shape.deletes else _merge
+    many = {name for name, _, candidates in shape.steps if candidates}
     one = _COMMA.join(
-        sql.Composed([sql.SQL(PARAMETER + "::"), type_, sql.SQL(" AS "), sql.Identifier(name)])
-        for name, type_ in zip(names, types, strict=True)
+        sql.SQL("{}::{} AS {}").format(
+            sql.SQL(PARAMETER),
+            sql.SQL(parameter_type(table.columns[name], candidates=name in many)),
+            sql.Identifier(name),
+        )
+        for name in names
     )
     single = statement(table, shape, sql.Composed([sql.SQL("(SELECT "), one, sql.SQL(")")])).as_string()
     return Plan(
@@ -315,7 +321,18 @@ def stage_type(column: Column, verb: str, *, candidates: bool) -> str:
 
     Increments are staged in the plain base type, because a domain's checks and a numeric's scale are about the sum.
     """
-    plain = verb == "add" or candidates
+    return _spelled(column, plain=verb == "add" or candidates, candidates=candidates)
+
+
+def parameter_type(column: Column, *, candidates: bool = False) -> str:
+    """The type of an operand that is a parameter: without a length, since a cast to one cuts off what is too long.
+
+    Where the value is assigned to the column, PostgreSQL refuses that instead.
+    """
+    return _spelled(column, plain=True, candidates=candidates)
+
+
+def _spelled(column: Column, *, plain: bool, candidates: bool) -> str:
     text = column.plain_type if plain else column.type
     return text + ("[]" if candidates else "") + (f" COLLATE {column.collation}" if column.collation else "")
 

@@ -38,6 +38,7 @@ _KINDS: Final[dict[str, Kind]] = {
     "interval": Kind.INTERVAL,
 }
 _BITS: Final = {"int2": 16, "int4": 32, "int8": 64}
+_LIMITED: Final = frozenset({"varchar", "bpchar", "bit", "varbit"})  # and so are called the functions
 _FORBIDDEN: Final = frozenset({"pipeline", "pg_catalog", "information_schema", "pg_toast"})
 _TABLES: Final = "rp"  # pg_class.relkind: ordinary and partitioned tables
 
@@ -133,6 +134,7 @@ def _column(row: dict[str, Any]) -> Column:
         not_null=row["not_null"],
         assigned=row["identity"] or "nextval(" in (row["default_sql"] or ""),
         expression=row["expression"],
+        limited=(base, row["typmod"]) if base in _LIMITED and row["typmod"] >= 0 else None,
     )
 
 

@@ -224,8 +224,10 @@ class _Reading:
             (found,) = await self._stored([question])
             return msgspec.structs.replace(found, fragile=fragile)
         if careful:
-            await self._stored([question])  # what is wrong with the key is no event's fault
+            (found,) = await self._stored([question])  # what is wrong with the key is no event's fault
             good = await self._accepted(question, fresh)
+            if not good:
+                return Found(found.row, fragile=fragile, refused=True)
         else:
             good = fresh
         existed, row = await self._after(question, good)

@@ -16,7 +16,7 @@ from psycopg import sql
 from pipeline.core.fold import Delete, Operation, Upsert
 from pipeline.core.table import Column, Kind, Table
 from pipeline.core.values import Columns
-from pipeline.store.bulk import PARAMETER, Shape, check_shape, operand_text, parametrised, result, stage_type
+from pipeline.store.bulk import PARAMETER, Shape, check_shape, operand_text, parameter_type, parametrised, result
 from pipeline.store.text import array_text, text_of
 
 __all__ = ["Query", "array_of", "folded_row", "key_texts", "stored_rows"]
@@ -80,7 +80,7 @@ def _version(table: Table) -> str:
 
 
 def _array(column: Column) -> sql.SQL:
-    return sql.SQL(f"{PARAMETER}::" + stage_type(column, "set", candidates=True))
+    return sql.SQL(f"{PARAMETER}::" + parameter_type(column, candidates=True))
 
 
 def folded_row(table: Table, key: Mapping[str, str], operations: Sequence[Operation]) -> Query | None:
@@ -113,7 +113,14 @@ def _unused(table: Table) -> str:
     return name
 
 
-def _cast(expression: sql.Composable, column: Column) -> sql.Composed:
+def _fitted(expression: sql.Composable, column: Column) -> sql.Composed:
+    """``expression`` as the column holds it: as by an assignment, what is too long is refused and not cut off."""
+    if column.limited is not None:
+        function, length = column.limited
+        plain = sql.SQL("CAST({} AS {})").format(expression, sql.SQL(column.plain_type))
+        expression = sql.SQL("pg_catalog.{}({}, {}, false)").format(
+            sql.Identifier(function), plain, sql.Literal(length)
+        )
     collation = f" COLLATE {column.collation}" if column.collation else ""
     return sql.SQL("CAST({} AS {}){}").format(expression, sql.SQL(column.type), sql.SQL(collation))
 
@@ -124,7 +131,10 @@ def _initial(
     """The row as it is, if it is to be looked for and there is one; else the row of the defaults."""
     target = sql.Identifier(table.schema, table.name)
     match = _AND.join(
-        sql.SQL("{} = {}").format(sql.Identifier(name), _cast(sql.SQL(PARAMETER), table.columns[name])) for name in key
+        sql.SQL("{} = {}::{}").format(
+            sql.Identifier(name), sql.SQL(PARAMETER), sql.SQL(parameter_type(table.columns[name]))
+        )
+        for name in key
     )
     defaults = []
     keys: list[str | None] = list(key.values())
@@ -136,7 +146,7 @@ def _initial(
             given.append(key[name])
         elif column.default is not None and not column.assigned:
             value = sql.SQL(f"({column.default})")
-        defaults.append(sql.SQL("{} AS {}").format(_cast(value, column), sql.Identifier(name)))
+        defaults.append(sql.SQL("{} AS {}").format(_fitted(value, column), sql.Identifier(name)))
     fresh = sql.SQL("SELECT false AS {}, {}").format(found, _COMMA.join(defaults))
     if not stored:
         parameters += given
@@ -163,10 +173,10 @@ def _step(
         if step is None:
             values.append(old)
             continue
-        type_ = sql.SQL(stage_type(column, step.verb, candidates=step.candidates))
+        type_ = sql.SQL(parameter_type(column, candidates=step.candidates))
         stage.append(sql.SQL("{}::{} AS {}").format(sql.SQL(PARAMETER), type_, sql.Identifier(name)))
         parameters.append(operand_text(step, column))
-        new = _cast(result(name, step.verb, old, step.candidates), column)
+        new = _fitted(result(name, step.verb, old, step.candidates), column)
         values.append(sql.SQL("{} AS {}").format(new, sql.Identifier(name)))
     return sql.SQL("SELECT target.{}, {} FROM ({}) AS target CROSS JOIN (SELECT {}) AS stage").format(
         found, _COMMA.join(values), before, _COMMA.join(stage)

@@ -32,7 +32,7 @@ app = Celery("shop", broker=pipeline.config.broker_url, set_as_current=True)
 app.conf.worker_prefetch_multiplier = 1
 register(app, pipeline)
 '''
-EVENTS = 12
+EVENTS = 8
 FULL = 4
 SETTINGS = {"PIPELINE_SHARDS": "1", "PIPELINE_MAX_PENDING": str(FULL)}
 TICKS = 100

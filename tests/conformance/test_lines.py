@@ -133,3 +133,12 @@ def test_a_wire_that_was_closed_connects_again(wire: Wire, way: Way) -> None:
     before = way.drive(over(wire, number_of))
     way.drive(wire.close())
     assert way.drive(over(wire, number_of)) != before
+
+
+def test_any_number_of_connections_may_be_lost(redis_url: str, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.buffer.connection._CONNECTIONS", 3)
+    wire = way.wire(Config(redis_url=redis_url))
+    for _ in range(5):
+        way.drive(over(wire, lambda line: line.post([("ECHO", "nobody waits for this")])))
+    assert way.drive(over(wire, lambda line: line.send([("ECHO", "yours")]))) == [b"yours"]
+    way.drive(wire.close())

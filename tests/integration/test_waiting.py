@@ -37,6 +37,13 @@ def still_pending(pipeline: Pipeline, *receipts: Receipt, seconds: float = SOON)
     return str(caught.value)
 
 
+def test_an_event_that_was_written_after_another_one_was_given_up_is_not_said_to_be_forgotten(
+    pipeline: Pipeline,
+) -> None:
+    for _ in range(3):
+        assert "back in time" not in still_pending(pipeline, count(pipeline), seconds=0.001)
+
+
 def test_an_event_is_pending_until_it_is_committed(scene: Scene, pipeline: Pipeline) -> None:
     receipt = count(pipeline)
     assert receipt.outcome() is Outcome.PENDING

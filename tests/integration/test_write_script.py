@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -15,7 +14,6 @@ from pipeline.contrib.embedded import Valkey
 from pipeline.core.change import shard_of
 from pipeline.core.values import identity
 from pipeline.writer import CHUNK
-from tests.conformance.lane import claimed
 from tests.integration.scene import Scene, eventually
 
 VIEWS = "page_views:page_id=7"
@@ -184,6 +182,8 @@ def test_a_full_shard_refuses_a_write_and_keeps_nothing_of_it(redis_scene: Scene
     view(pipeline)
     view(pipeline)
     redis_scene.cache(VIEWS, {"page_id": 7, "views": 2})
+    with pytest.raises(PipelineFull):
+        view(pipeline)  # this asks for a flush
     before = {key: redis_scene.redis.dump(key) for key in redis_scene.redis.keys("*")}
     with pytest.raises(PipelineFull) as caught:
         pipeline.write("page_views", key={"page_id": 7}, add={"views": 1}, event_id="too much")
@@ -267,82 +267,19 @@ def test_two_namespaces_share_a_redis_without_meeting(redis_scene: Scene) -> Non
     assert len(redis_scene.redis.keys("other.events*")) == len(redis_scene.redis.keys("pipeline.events*")) == 1
 
 
-# --- asking for a flush -----------------------------------------------------------------------------------------------
-
-
-def asked(scene: Scene) -> list[Any]:
-    return [msgspec.json.decode(message) for message in scene.redis.lrange("pipeline.control", 0, -1)]
-
-
-def test_crossing_the_threshold_asks_for_one_flush(redis_scene: Scene) -> None:
-    pipeline = redis_scene.pipeline(flush_threshold=3)
-    view(pipeline)
-    view(pipeline)
-    assert asked(redis_scene) == []
-    for _ in range(10):
-        view(pipeline)
-    (message,) = asked(redis_scene)
-    assert message["headers"]["task"] == "pipeline.flush_shard"
-    assert msgspec.json.decode(message["body"])[1] == {"shard": 0}
-    assert message["properties"]["delivery_info"]["routing_key"] == "pipeline.control"
-
-
-def test_a_chunk_that_jumps_over_the_threshold_asks_for_one_flush_of_its_shard(redis_scene: Scene) -> None:
-    pipeline = redis_scene.pipeline(flush_threshold=100, shards=3)
-    receipts = pipeline.write_many(Change("t", key={"id": i}) for i in range(2000))
-    bodies = [msgspec.json.decode(message["body"])[1]["shard"] for message in asked(redis_scene)]
-    assert sorted(bodies) == sorted({receipt.shard for receipt in receipts}) == [0, 1, 2]
-
-
-def test_no_second_flush_is_asked_for_until_one_has_started(scene: Scene) -> None:
-    scene.sql("CREATE TABLE page_views (page_id int PRIMARY KEY, views int)")
-    pipeline = scene.pipeline(flush_threshold=2)
-    for _ in range(2):
-        view(pipeline)
-    scene.redis.rename(scene.keys.events, "away")
-    for _ in range(2):
-        view(pipeline)
-    scene.redis.rpush(scene.keys.events, *scene.redis.lrange("away", 0, -1))
-    assert len(asked(scene)) == 1  # the threshold was crossed twice, and the first flush has not started
-    assert pipeline.shards_to_flush() == []
-    pipeline.flush_shard(0)
-    for _ in range(2):
-        view(pipeline)
-    assert len({message["headers"]["id"] for message in asked(scene)}) == 2
-
-
-def test_a_queue_that_stays_above_the_threshold_does_not_ask_again(redis_scene: Scene) -> None:
-    pipeline = redis_scene.pipeline(flush_threshold=2)
-    for _ in range(6):
-        view(pipeline)
-    claimed(redis_scene.buffer(batch_size=2))  # a flush has started, and four events are left to it
-    for _ in range(3):
-        view(pipeline)
-    assert len(asked(redis_scene)) == 1
-
-
-def test_a_flush_that_was_asked_for_and_never_started_is_asked_for_again(redis_scene: Scene) -> None:
-    pipeline = redis_scene.pipeline()
-    view(pipeline)
-    assert pipeline.shards_to_flush() == [0]
-    assert pipeline.shards_to_flush() == []
-    wanted = int(redis_scene.redis.hget(redis_scene.keys.state, "wanted"))
-    redis_scene.redis.hset(redis_scene.keys.state, "wanted", wanted - 6000)
-    assert pipeline.shards_to_flush() == [0]
-
-
-def test_a_shard_with_nothing_to_do_needs_no_flush(redis_scene: Scene) -> None:
-    assert redis_scene.pipeline(shards=4).shards_to_flush() == []
-
-
-@pytest.mark.parametrize("settings", [{"flush_threshold": 0}, {"flush_threshold": 2, "broker_url": "amqp://rabbit"}])
-def test_without_threshold_or_with_another_broker_nothing_is_asked_for(
-    redis_scene: Scene, settings: dict[str, Any]
+@pytest.mark.parametrize("columns", [7, "x", ["views"]])
+@pytest.mark.parametrize("place", ["key", "set", "add", "max", "min"])
+def test_columns_that_are_no_dict_are_refused_with_the_tables_name(
+    redis_scene: Scene, place: str, columns: object
 ) -> None:
-    pipeline = redis_scene.pipeline(**settings)
-    for _ in range(5):
-        view(pipeline)
-    assert asked(redis_scene) == []
+    with pytest.raises(InvalidEvent, match="t: columns come as a dict of column"):
+        redis_scene.pipeline().write("t", **{"key": {"id": 1}, place: columns})  # type: ignore[arg-type]
+
+
+def test_what_an_older_version_has_remembered_of_an_event_is_still_known(redis_scene: Scene) -> None:
+    redis_scene.redis.set(redis_scene.keys.seen + "e", "7")
+    receipt = redis_scene.pipeline().write("t", {"id": 1}, event_id="e")
+    assert (receipt.seq, receipt.after, receipt.duplicate) == (7, 0, True)
 
 
 # --- Redis away or full -----------------------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pipeline import Change, DurabilityNotReached, InvalidEvent, Outcome, Pipeline, PipelineError
+from pipeline import Change, DurabilityNotReached, InvalidEvent, Outcome, Pipeline, PipelineError, PipelineFull
 from pipeline.driving import run
 from pipeline.receipts import Slip
 from tests.integration.conftest import both_types
@@ -112,6 +113,41 @@ def test_many_that_are_not_durable_enough_are_all_told(routing: Pipeline) -> Non
     assert caught.value.args[-1] == caught.value.receipts
 
 
+def test_what_is_behind_those_that_are_not_durable_enough_is_written_all_the_same(
+    tables: Scene, routing: Pipeline
+) -> None:
+    changes = [
+        Change("views", {"id": 1}),
+        Change("orders", KEY),
+        Change("views", {"id": 2}),
+        Change("orders", {"id": 2}),
+    ]
+    with pytest.raises(DurabilityNotReached) as caught:
+        routing.write_many(changes, durability="replica")
+    assert [receipt is not None for receipt in caught.value.receipts] == [True] * 4
+    assert rows(tables, "orders") == [(1, 0), (2, 0)]
+    assert len(tables.queued()) == 2
+
+
+def test_a_full_shard_says_how_much_of_many_was_accepted_and_each_change_that_was_taken_has_an_entry(
+    tables: Scene,
+) -> None:
+    full = tables.pipeline(**ORDERS, write_through_policy="route", max_pending=3)
+    changes = [Change("views", {"id": n}) for n in range(5)]
+    taken: list[Change] = []
+
+    def take(part: list[Change]) -> Iterator[Change]:
+        for change in part:
+            taken.append(change)
+            yield change
+
+    with pytest.raises(PipelineFull) as caught:
+        full.write_many(take([changes[0], Change("orders", KEY), *changes[1:], Change("orders", {"id": 2}), *changes]))
+    assert caught.value.accepted == sum(receipt is not None for receipt in caught.value.receipts)
+    assert len(caught.value.receipts) == len(taken) == 7
+    assert rows(tables, "orders") == [(1, 0)]
+
+
 def test_what_cannot_be_routed_exactly_is_refused(tables: Scene, routing: Pipeline) -> None:
     with pytest.raises(InvalidEvent, match="would be applied twice"):
         routing.write("orders", KEY, set={"n": 1}, event_id="once")
@@ -140,3 +176,11 @@ def test_an_event_from_celery_becomes_a_dead_letter_with_the_reason(tables: Scen
 def test_an_event_id_of_a_receipt_is_never_one_of_another(routing: Pipeline) -> None:
     names = [routing.write("orders", {"id": n}).event_id for n in range(5)]
     assert all(first < second for first, second in itertools.pairwise(names))
+
+
+@pytest.mark.parametrize(("listed", "written"), [("orders", "public.orders"), ("public.orders", '"orders"')])
+def test_another_spelling_of_the_table_is_no_way_around(tables: Scene, listed: str, written: str) -> None:
+    pipeline = tables.pipeline(write_through_tables=[listed])
+    with pytest.raises(InvalidEvent, match="call write_through"):
+        pipeline.write(written, KEY, set={"n": 1})
+    pipeline.write("public.views", KEY, set={"n": 1})

@@ -1,13 +1,13 @@
 -- Accept events into one shard: cache, overlay and queue change together or not at all.
 --
--- KEYS  1 events list   2 batch list   3 shard hash   4 control list   5 parked list   6 resumed list
+-- KEYS  1 events list   2 batch list   3 shard hash   4 control list   5 parked list   6 resumed list   7 lease
 --       then per event: its seen key if it has one, then per keyed change: overlay list, row hash
 -- ARGV  1 most pending events the shard may hold
 --       2 threshold: enqueue a flush when the queue reaches this length (0: never)
 --       3 the flush message, '@ID@' stands for its id ('' : do not enqueue)
 --       4 milliseconds after which a wanted flush that never started is asked for again
 --       5 dedupe window in milliseconds
---       6 number of events
+--       6 number of events   7 milliseconds after which a flush may be put to the head of the control list again
 --       then per event: id, message (open at its end), 1 if it has a seen key else 0, number of keyed changes,
 --                       then per keyed change: its JSON
 -- Returns {pending, after, seq, seq, …}; in the place of the seq of a known event the value of its seen key.
@@ -23,12 +23,17 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local shard = redis.call('HMGET', KEYS[3], 'accepted', 'seq')
 local seq, after = tonumber(shard[1] or 0), tonumber(shard[2] or 0)
 
--- Enqueue a flush of this shard, unless one is on its way. At the head of the queue it is the next to be taken, whatever
--- waits there. A Redis without memory refuses it, and then the beat has to do.
-local function ask_for_flush(at_head)
-  local wanted = tonumber(redis.call('HGET', KEYS[3], 'wanted') or 0)
-  if ARGV[3] ~= '' and now - wanted > tonumber(ARGV[4])
+-- Enqueue a flush of this shard, unless one is on its way or at work. A Redis without memory refuses it, and then the beat
+-- has to do. At the head of the queue it is the next to be taken, whatever waits there: not too often, or a shard that
+-- stays full would starve the others.
+local function ask_for_flush(is_full)
+  local asked = redis.call('HMGET', KEYS[3], 'wanted', 'headed')
+  if ARGV[3] ~= '' and now - tonumber(asked[1] or 0) > tonumber(ARGV[4]) and redis.call('EXISTS', KEYS[7]) == 0
     and type(redis.pcall('HSET', KEYS[3], 'wanted', string.format('%.0f', now))) == 'number' then
+    local at_head = is_full and now - tonumber(asked[2] or 0) > tonumber(ARGV[7])
+    if at_head then
+      redis.pcall('HSET', KEYS[3], 'headed', string.format('%.0f', now))
+    end
     local id = 'flush-' .. KEYS[1]:match('{(%d+)}') .. '-' .. string.format('%.0f', seq) .. '-' .. clock[1] .. clock[2]
     redis.pcall(at_head and 'RPUSH' or 'LPUSH', KEYS[4], (ARGV[3]:gsub('@ID@', id)))
   end
@@ -88,7 +93,7 @@ local function update_row(row, change)
 end
 
 local result = { pending, after }
-local key, arg = 7, 7
+local key, arg = 8, 8
 for _ = 1, count do
   local id, message, has_seen, changes = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], tonumber(ARGV[arg + 3])
   arg = arg + 4
