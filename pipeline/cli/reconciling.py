@@ -69,7 +69,11 @@ def reconcile(
     """
     with open_pipeline() as pipeline:
         parts = pipeline.reconcile(table=table, sample=sample, fix=fix, rows_per_second=rate)
-        return _Result(limit, show_values=show_values, as_json=as_json).run(parts)
+        result = _Result(limit, show_values=show_values, as_json=as_json)
+        code = result.run(parts)
+    if table is not None and not result.seen:
+        tell(f"pipeline: no row of {table} is cached; is that how its writes and reads spell it?")
+    return code
 
 
 class _Result:
@@ -82,6 +86,11 @@ class _Result:
         self._counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
         self._left = 0
         self._rows: list[Drift] = []
+
+    @property
+    def seen(self) -> int:
+        """How many rows there were, whatever became of them."""
+        return sum(self._counts[name] for name in ("checked", "busy", "skipped", "unreadable"))
 
     def run(self, parts: Iterator[Reconciled]) -> int:
         """Returns the exit code."""

@@ -291,7 +291,7 @@ def _judge_table(table: TableFacts) -> Finding:
             check,
             Level.PROBLEM,
             f"{table.problem}; its events are set aside",
-            "create it, or take it out of PIPELINE_TABLES",
+            "create it, or take it out of PIPELINE_TABLES and PIPELINE_WRITE_THROUGH_TABLES",
         )
     if table.missing_rights:
         return Finding(

@@ -42,8 +42,8 @@ class Column(msgspec.Struct, frozen=True):
     ``high`` bound an integer column. ``default`` is the SQL text of its default, from the catalog, ``None`` if it has
     none. ``collation`` is the quoted name of a collation that is not the type's own. ``assigned``: PostgreSQL takes its
     value from a sequence when the row is inserted. ``expression`` is the SQL text of a generated column. ``limited``:
-    the type has a length; the function of PostgreSQL that refuses what is too long (a cast would cut it off), and the
-    modifier that it takes.
+    the type (of an array: of its elements) has a length; the function of PostgreSQL that refuses what is too long (a
+    cast would cut it off), and the modifier that it takes.
     """
 
     name: str

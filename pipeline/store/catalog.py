@@ -116,6 +116,7 @@ async def _read(queries: Queries, name: str) -> Table:
 
 def _column(row: dict[str, Any]) -> Column:
     base = row["typname"]
+    unit = row["element_typname"] if row["is_array"] else base
     kind = Kind.ARRAY if row["is_array"] else _KINDS.get(base, Kind.OTHER)
     bits = _BITS.get(base, 1)
     return Column(
@@ -134,7 +135,7 @@ def _column(row: dict[str, Any]) -> Column:
         not_null=row["not_null"],
         assigned=row["identity"] or "nextval(" in (row["default_sql"] or ""),
         expression=row["expression"],
-        limited=(base, row["typmod"]) if base in _LIMITED and row["typmod"] >= 0 else None,
+        limited=(unit, row["typmod"]) if unit in _LIMITED and row["typmod"] >= 0 else None,
     )
 
 

@@ -43,7 +43,10 @@ def inspect_store(sessions: Sessions, config: Config) -> StoreFacts:
             **server,
             missing_migrations=missing,
             missing_rights=[row[0] for row in connection.execute(statement("inspect_grants"))],
-            tables=[_table(connection, canonical_table(name)) for name in config.tables],
+            tables=[
+                _table(connection, name)
+                for name in dict.fromkeys(map(canonical_table, (*config.tables, *config.write_through_tables)))
+            ],
         )
 
 

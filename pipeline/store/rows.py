@@ -115,7 +115,7 @@ def _unused(table: Table) -> str:
 
 def _fitted(expression: sql.Composable, column: Column) -> sql.Composed:
     """``expression`` as the column holds it: as by an assignment, what is too long is refused and not cut off."""
-    if column.limited is not None:
+    if column.limited is not None and column.kind is not Kind.ARRAY:
         function, length = column.limited
         plain = sql.SQL("CAST({} AS {})").format(expression, sql.SQL(column.plain_type))
         expression = sql.SQL("pg_catalog.{}({}, {}, false)").format(

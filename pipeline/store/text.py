@@ -99,8 +99,20 @@ def _encode_json(value: Any) -> bytes:
 
 
 def _array(value: list[Any], column: Column) -> str:
+    if column.limited is not None:
+        _check_lengths(value, column, *column.limited)
     element = msgspec.structs.replace(column, kind=column.element or Kind.OTHER, type=column.type.removesuffix("[]"))
     return array_text(value, element)
+
+
+def _check_lengths(values: Iterable[Any], column: Column, function: str, modifier: int) -> None:
+    """A cast to the array's type cuts its elements off, and there is no function that refuses that instead."""
+    length = modifier - 4 if function in {"varchar", "bpchar"} else modifier  # VARHDRSZ is in it
+    for value in values:
+        if isinstance(value, list):
+            _check_lengths(value, column, function, modifier)
+        elif isinstance(value, str) and len(value.rstrip(" ")) > length:
+            raise Unfit(column.name, f"an element is too long for the type {column.type}")
 
 
 def array_text(values: Iterable[Any], element: Column) -> str:

@@ -77,6 +77,12 @@ def test_a_warning_is_told_and_ends_with_0(scene: Scene) -> None:
     assert ended.json["counts"]["warning"] == 1
 
 
+def test_a_table_that_is_to_be_written_through_and_does_not_exist_is_a_problem(scene: Scene) -> None:
+    ended = CommandLine(scene.redis_url, scene.database_url, PIPELINE_WRITE_THROUGH_TABLES="ordres")("doctor", "--json")
+    (problem,) = (one for one in ended.json["findings"] if one["level"] == "problem")
+    assert (ended.code, problem["check"]) == (1, "table ordres")
+
+
 def test_a_person_at_a_terminal_gets_a_table(cli: CommandLine, scene: Scene) -> None:
     scene.redis.config_set("maxmemory-policy", "allkeys-lru")
     with cli.terminal("doctor") as terminal:

@@ -97,6 +97,14 @@ def test_only_so_many_rows_are_listed_and_all_are_counted(cli: CommandLine) -> N
     assert "2 more rows are wrong" in ended.err
 
 
+@pytest.mark.usefixtures("drifted")
+def test_a_table_without_cached_rows_may_be_spelt_wrong(cli: CommandLine) -> None:
+    ended = cli("reconcile", "--table", "user")
+    assert ended.code == 0
+    assert "no row of user is cached" in ended.err
+    assert "no row of" not in cli("reconcile", "--table", "users").err
+
+
 def test_rows_that_cannot_be_read_say_why_once(cli: CommandLine, scene: Scene, pipeline: Pipeline) -> None:
     assert pipeline.read("users", {"id": 1}) is not None
     scene.sql("DROP TABLE users")
