@@ -24,11 +24,15 @@ settings.register_profile("dev", deadline=None, max_examples=12)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
+FEWER_ROUNDS = 16_00_00
+"""The version of Postgres from which on passwords may be hashed in fewer rounds."""
+
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     # Nothing here survives a power cut, and no test makes one: a killed server keeps what it gave to the kernel.
     with Servers(postgres_settings={"fsync": "off"}) as running:
+        _cheapen_logins(running.postgres)
         yield running
 
 
@@ -85,6 +89,14 @@ def database_url(postgres: Postgres, new_database: Callable[[], str]) -> Iterato
     name = new_database()
     yield postgres.url_of(name)
     _administer(postgres, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _cheapen_logins(postgres: Postgres) -> None:
+    """Store the password with one round of hashing instead of 4096: connecting takes half the time."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        if connection.info.server_version >= FEWER_ROUNDS:
+            connection.execute("SET scram_iterations = 1")
+            connection.execute(sql.SQL("ALTER ROLE CURRENT_USER PASSWORD {}").format(postgres.password))
 
 
 def _administer(postgres: Postgres, statement: sql.Composed) -> None:
