@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
@@ -11,12 +11,30 @@ from zlib import crc32
 import msgspec
 
 from pipeline.config import DURABILITIES, Config, Durability, WhenFull
-from pipeline.core.change import Change, TableNames, canonical_table, changes_of, check_event_id, seal, shard_of, unseal
-from pipeline.core.codec import OPEN_END, Envelope, kwargs_json, malformed_kwargs, read_arguments
+from pipeline.core.change import (
+    Change,
+    TableNames,
+    canonical_table,
+    changes_of,
+    check_event_id,
+    lane_of,
+    seal,
+    shard_of,
+    unseal,
+)
+from pipeline.core.codec import (
+    OPEN_END,
+    Envelope,
+    body_json,
+    kwargs_json,
+    malformed_kwargs,
+    read_arguments,
+    refused_header,
+)
 from pipeline.core.intake import Intake, fingerprint, read
 from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, PipelineError, PipelineFull
 from pipeline.patience import Attempts, Patience
-from pipeline.ports import Encoded, EncodedChange, EventBuffer, Session, Written
+from pipeline.ports import Encoded, EventBuffer, Session, Written
 from pipeline.receipts import Slip, Stamp
 from pipeline.telemetry import Probe, Step, ignore
 
@@ -34,7 +52,10 @@ WRITTEN_THROUGH: Final = (
 
 _to_json: Final = msgspec.json.Encoder().encode
 
-_WriteChunks = Callable[[Sequence[tuple[int, Sequence[Encoded]]]], Awaitable[list[list[Written] | PipelineError]]]
+_Sealed = tuple[dict[str, Any], str | None]
+_WriteChunks = Callable[
+    [Sequence[tuple[int, Sequence[Encoded]]], Callable[[], None]], Awaitable[list[list[Written] | PipelineError]]
+]
 
 
 class Writer(Generic[R]):
@@ -44,12 +65,12 @@ class Writer(Generic[R]):
         self,
         buffer: EventBuffer,
         config: Config,
-        new_id: Callable[[], str],
+        new_ids: Callable[[int], Sequence[str]],
         patience: Patience,
         stamp: Stamp[R],
         probe: Probe = ignore,
     ) -> None:
-        """``new_id`` makes a fresh event id (a UUIDv7 in production), ``stamp`` a receipt."""
+        """``new_ids`` makes so many fresh event ids (UUIDv7s in production), ``stamp`` a receipt."""
         self._buffer = buffer
         self._shards = config.shards
         self._chunk = min(CHUNK, config.max_pending // config.shards)
@@ -59,7 +80,8 @@ class Writer(Generic[R]):
         self._patience = patience
         self._tables = frozenset(map(canonical_table, config.tables))
         self._through = TableNames(config.write_through_tables)
-        self._new_id = new_id
+        self._restricted = bool(self._tables or self._through)
+        self._new_ids = new_ids
         self._stamp = stamp
         self._probe = probe
         task = f"{config.namespace}.apply_event"
@@ -130,20 +152,25 @@ class Writer(Generic[R]):
         return [receipt for receipt in receipts if receipt is not None]
 
     async def _send_all(self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[R | None]) -> None:
-        for events in self._encoded(changes, receipts):
-            receipts += await self._send(events, write_chunks, receipts)
+        supply = _Supply(changes, self._chunk * self._shards, self._encode_each)
+        try:
+            while events := supply.take():
+                receipts += await self._send(events, write_chunks, receipts, supply.prepare)
+        except PipelineError as error:
+            known = error.receipts or receipts
+            error.receipts = [*known, *[None] * (supply.taken - len(known))]
+            raise
 
-    def _encoded(self, changes: Iterable[Change], receipts: list[R | None]) -> Iterator[list[Encoded]]:
-        iterator = iter(changes)
-        while chunk := list(islice(iterator, self._chunk * self._shards)):
-            try:
-                yield [self.encode([change]) for change in chunk]
-            except PipelineError as error:
-                error.receipts = [*receipts, *([None] * len(chunk))]
-                raise
+    def _encode_each(self, changes: Sequence[Change]) -> list[Encoded]:
+        ids = self._new_ids(len(changes))
+        return [self._encode([_sealed(change)], event) for change, event in zip(changes, ids, strict=True)]
 
     async def _send(
-        self, events: Sequence[Encoded], write_chunks: _WriteChunks, before: Sequence[R | None]
+        self,
+        events: Sequence[Encoded],
+        write_chunks: _WriteChunks,
+        before: Sequence[R | None],
+        meanwhile: Callable[[], None],
     ) -> list[R | None]:
         lanes: dict[int, list[int]] = {}
         for position, event in enumerate(events):
@@ -153,7 +180,7 @@ class Writer(Generic[R]):
         while lanes:
             parts = [(shard, positions[: self._chunk]) for shard, positions in lanes.items()]
             try:
-                outcomes = await write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
+                outcomes = await write_chunks([(shard, [events[i] for i in part]) for shard, part in parts], meanwhile)
             except PipelineError as error:  # none of them, or the connection broke and nobody knows
                 error.receipts = [*before, *receipts]
                 raise
@@ -182,41 +209,48 @@ class Writer(Generic[R]):
         """
         if not changes:
             raise InvalidEvent("an event needs at least one change")
-        for change in changes:
-            if not isinstance(change, Change):
-                raise InvalidEvent(f"a change must be a pipeline.Change, not a {type(change).__qualname__}")
-        sealed = [seal(change) for change in changes]
-        event = self._new_id() if event_id is None else check_event_id(event_id)
-        if self._tables or self._through:
+        sealed = list(map(_sealed, changes))
+        event = self._new_ids(1)[0] if event_id is None else check_event_id(event_id)
+        return self._encode(sealed, event, shard_by, dedupe=event_id is not None)
+
+    def _encode(
+        self, sealed: Sequence[_Sealed], event: str, shard_by: str | None = None, *, dedupe: bool = False
+    ) -> Encoded:
+        if self._restricted:
             self._check_allowed(sealed)
-        rows = [(wire["table"], identity) for wire, identity in sealed]
-        shard = shard_of(rows, shard_by, event, self._shards)
-        id_json = _to_json(event)
-        kwargs = kwargs_json([wire for wire, _ in sealed], shard_by)
-        message = self._envelopes[shard].encode(id_json, kwargs)
-        if len(message) > self._max_bytes:
-            raise EventTooLarge(
-                f"the event has {len(message)} bytes, more than PIPELINE_MAX_EVENT_BYTES={self._max_bytes}; "
-                "keep large objects elsewhere and write a reference",
-                rows[0][0],
-            )
-        if len(sealed) == 1 and shard_by is None:  # the message's arguments are the change: encode it once
-            encoded: tuple[EncodedChange, ...] = (EncodedChange(rows[0][0], rows[0][1], kwargs),)
+        rows: Sequence[tuple[str, str]] = ()
+        if len(sealed) == 1 and shard_by is None:  # then the arguments are the change: encode it once
+            ((wire, identity),) = sealed
+            table, kwargs = wire["table"], _to_json(wire)
+            shard = lane_of(table, identity, event, self._shards)
+            if identity is not None:
+                rows = ((f"{table}:{identity}", kwargs.decode()),)
         else:
-            encoded = tuple(
-                EncodedChange(table, identity, _to_json(wire))
-                for (table, identity), (wire, _) in zip(rows, sealed, strict=True)
+            kwargs = kwargs_json([wire for wire, _ in sealed], shard_by)
+            shard = shard_of([(wire["table"], identity) for wire, identity in sealed], shard_by, event, self._shards)
+            rows = [
+                (f"{wire['table']}:{identity}", _to_json(wire).decode())
+                for wire, identity in sealed
+                if identity is not None
+            ]
+        id_json, body = _to_json(event), body_json(kwargs)
+        size = self._envelopes[shard].size(id_json, body)
+        if size > self._max_bytes:
+            raise EventTooLarge(
+                f"the event has {size} bytes, more than PIPELINE_MAX_EVENT_BYTES={self._max_bytes}; "
+                "keep large objects elsewhere and write a reference",
+                sealed[0][0]["table"],
             )
-        return Encoded(event, id_json, shard, message, encoded, event_id is not None)
+        return Encoded(event, id_json.decode(), shard, body.decode(), rows, dedupe)
 
     def applied(self, shard: int) -> R:
         """The receipt of a change that was written through, and so needs no event."""
-        return self._stamp(self._new_id(), shard, 0, applied=True)
+        return self._stamp(self._new_ids(1)[0], shard, 0, applied=True)
 
     def _receipt(self, event: Encoded, written: Written) -> R:
         return self._stamp(event.id, event.shard, written.seq, written.duplicate, written.after)
 
-    def _check_allowed(self, sealed: Sequence[tuple[dict[str, Any], str | None]]) -> None:
+    def _check_allowed(self, sealed: Sequence[_Sealed]) -> None:
         for wire, _ in sealed:
             if self._tables and wire["table"] not in self._tables:
                 raise InvalidEvent("the table is not in PIPELINE_TABLES", wire["table"])
@@ -264,10 +298,11 @@ class Ingress:
                 changes, event_id=task_id, shard_by=shard_by, durability="memory", when_full="raise"
             )
         except InvalidEvent as error:
-            task_id, refused = _utf8(task_id), _utf8(str(error))
+            task_id, headers = _utf8(task_id), refused_header(_utf8(str(error)))
             shard = crc32(task_id.encode()) % self._shards
-            message = self._message(task_id, body(), f"{self._shard_queue}{{{shard}}}", refused)
-            await self._buffer.write(shard, [Encoded(task_id, _to_json(task_id), shard, message, (), dedupe=True)])
+            id_json, as_it_was = _to_json(task_id).decode(), _to_json(body()).decode()
+            refused = Encoded(task_id, id_json, shard, as_it_was, (), dedupe=True, headers=headers)
+            await self._buffer.write(shard, [refused])
 
     def refusal(
         self, raw: bytes, others: Container[str], now: datetime, celery_reads: Callable[[bytes | str], object]
@@ -319,8 +354,43 @@ class Ingress:
         message = envelope.encode(_to_json(f"malformed-{delivery}"), malformed_kwargs(raw, reason))
         await self._buffer.hand_over(shard, message + b"null" + OPEN_END, event or delivery)
 
-    def _message(self, task_id: str, body: str, queue: str, refused: str) -> bytes:
-        return Envelope(self._task, queue).wrap(_to_json(task_id), body, refused)
+
+class _Supply:
+    """Encoded changes, a chunk at a time, and one chunk ahead: that one is encoded while Redis works on another."""
+
+    def __init__(
+        self, changes: Iterable[Change], size: int, encode: Callable[[Sequence[Change]], list[Encoded]]
+    ) -> None:
+        self._changes = iter(changes)
+        self._size = size
+        self._encode = encode
+        self._next: list[Encoded] | Exception | None = None
+        self.taken = 0
+        """How many were taken from ``changes``."""
+
+    def prepare(self) -> None:
+        """Encode the next chunk, unless that is done. An error is kept until the chunk is taken."""
+        if self._next is None:
+            try:
+                chunk = list(islice(self._changes, self._size))
+                self.taken += len(chunk)
+                self._next = self._encode(chunk)
+            except Exception as error:  # noqa: BLE001 - of the caller's iterator, too
+                self._next = error
+
+    def take(self) -> list[Encoded]:
+        """The next chunk, empty at the end; raises what `prepare` came upon."""
+        self.prepare()
+        chunk, self._next = self._next, None
+        if isinstance(chunk, Exception):
+            raise chunk
+        return chunk or []
+
+
+def _sealed(change: object) -> _Sealed:
+    if not isinstance(change, Change):
+        raise InvalidEvent(f"a change must be a pipeline.Change, not a {type(change).__qualname__}")
+    return seal(change)
 
 
 def _utf8(text: str) -> str:
