@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 from zlib import crc32
 
@@ -36,6 +35,7 @@ from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, P
 from pipeline.patience import Attempts, Patience
 from pipeline.ports import Encoded, EventBuffer, Session, Written
 from pipeline.receipts import Slip, Stamp
+from pipeline.supply import Supply
 from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["Ingress", "Writer", "told"]
@@ -44,6 +44,9 @@ R = TypeVar("R", bound=Slip)
 
 CHUNK: Final = 250
 """Most events of one shard in one script call: it holds Redis for 1 to 2 ms."""
+
+CHUNK_CHARACTERS: Final = 2**18
+"""After so many of their bodies a call takes no more events; they are copied several times, which holds Redis, too."""
 
 WRITTEN_THROUGH: Final = (
     "the table is in PIPELINE_WRITE_THROUGH_TABLES: call write_through; its changes cannot be part of a group or come "
@@ -100,12 +103,13 @@ class Writer(Generic[R]):
         wanted = self._durability if durability is None else _known(durability)
         event = self.encode(changes, event_id=event_id, shard_by=shard_by)
         self._probe(Step.WRITING)
-        attempts = self._attempts(when_full or self._when_full)
+        attempts: Attempts | None = None
         receipt: R | None = None
         while receipt is None:
             try:
                 receipt = await self._write(event, wanted)
             except PipelineFull as error:
+                attempts = attempts or self._attempts(when_full or self._when_full)
                 await self._pause(attempts.after([(event.shard, 1, error)]))
         self._probe(Step.WRITTEN)
         return receipt
@@ -152,14 +156,13 @@ class Writer(Generic[R]):
         return [receipt for receipt in receipts if receipt is not None]
 
     async def _send_all(self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[R | None]) -> None:
-        supply = _Supply(changes, self._chunk * self._shards, self._encode_each)
+        supply = Supply(changes, self._chunk * self._shards, self._encode_each)
         try:
             while events := supply.take():
-                receipts += await self._send(events, write_chunks, receipts, supply.prepare)
+                receipts += [None] * len(events)
+                await self._send(events, write_chunks, receipts, supply.prepare)
         except PipelineError as error:
-            known = error.receipts or receipts
-            error.receipts = [*known, *[None] * (supply.taken - len(known))]
-            raise
+            raise told(error, [*receipts, *[None] * (supply.taken - len(receipts))]) from error.__cause__
 
     def _encode_each(self, changes: Sequence[Change]) -> list[Encoded]:
         ids = self._new_ids(len(changes))
@@ -169,36 +172,39 @@ class Writer(Generic[R]):
         self,
         events: Sequence[Encoded],
         write_chunks: _WriteChunks,
-        before: Sequence[R | None],
+        receipts: list[R | None],
         meanwhile: Callable[[], None],
-    ) -> list[R | None]:
+    ) -> None:
+        """Send ``events``; theirs are the last of ``receipts``, and are filled in as they are accepted."""
+        first = len(receipts) - len(events)
         lanes: dict[int, list[int]] = {}
         for position, event in enumerate(events):
             lanes.setdefault(event.shard, []).append(position)
-        receipts: list[R | None] = [None] * len(events)
         attempts = self._attempts(self._when_full)
         while lanes:
-            parts = [(shard, positions[: self._chunk]) for shard, positions in lanes.items()]
-            try:
-                outcomes = await write_chunks([(shard, [events[i] for i in part]) for shard, part in parts], meanwhile)
-            except PipelineError as error:  # none of them, or the connection broke and nobody knows
-                error.receipts = [*before, *receipts]
-                raise
+            parts = [(shard, self._part(positions, events)) for shard, positions in lanes.items()]
+            outcomes = await write_chunks([(shard, [events[i] for i in part]) for shard, part in parts], meanwhile)
             for (shard, part), outcome in zip(parts, outcomes, strict=True):
                 if not isinstance(outcome, PipelineError):
                     for position, written in zip(part, outcome, strict=True):
-                        receipts[position] = self._receipt(events[position], written)
+                        receipts[first + position] = self._receipt(events[position], written)
                     lanes[shard] = lanes[shard][len(part) :]
             lanes = {shard: positions for shard, positions in lanes.items() if positions}
-            try:
-                rest = attempts.after(
-                    (shard, len(part), outcome) for (shard, part), outcome in zip(parts, outcomes, strict=True)
-                )
-            except PipelineError as error:
-                raise told(error, [*before, *receipts]) from error.__cause__
+            rest = attempts.after(
+                (shard, len(part), outcome) for (shard, part), outcome in zip(parts, outcomes, strict=True)
+            )
             if rest and all(shard in attempts for shard in lanes):  # nobody else has anything to send
                 await self._pause(rest)
-        return receipts
+
+    def _part(self, lane: Sequence[int], events: Sequence[Encoded]) -> Sequence[int]:
+        """The next events of a lane, few enough for one call, and one of them at least."""
+        part = lane[: self._chunk]
+        characters = 0
+        for count, position in enumerate(part):
+            characters += len(events[position].body)
+            if characters > CHUNK_CHARACTERS and count:
+                return part[:count]
+        return part
 
     def encode(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> Encoded:
         """Check ``changes`` and make the message of the event that they are.
@@ -353,38 +359,6 @@ class Ingress:
         envelope = Envelope(self._task, f"{self._shard_queue}{{{shard}}}")
         message = envelope.encode(_to_json(f"malformed-{delivery}"), malformed_kwargs(raw, reason))
         await self._buffer.hand_over(shard, message + b"null" + OPEN_END, event or delivery)
-
-
-class _Supply:
-    """Encoded changes, a chunk at a time, and one chunk ahead: that one is encoded while Redis works on another."""
-
-    def __init__(
-        self, changes: Iterable[Change], size: int, encode: Callable[[Sequence[Change]], list[Encoded]]
-    ) -> None:
-        self._changes = iter(changes)
-        self._size = size
-        self._encode = encode
-        self._next: list[Encoded] | Exception | None = None
-        self.taken = 0
-        """How many were taken from ``changes``."""
-
-    def prepare(self) -> None:
-        """Encode the next chunk, unless that is done. An error is kept until the chunk is taken."""
-        if self._next is None:
-            try:
-                chunk = list(islice(self._changes, self._size))
-                self.taken += len(chunk)
-                self._next = self._encode(chunk)
-            except Exception as error:  # noqa: BLE001 - of the caller's iterator, too
-                self._next = error
-
-    def take(self) -> list[Encoded]:
-        """The next chunk, empty at the end; raises what `prepare` came upon."""
-        self.prepare()
-        chunk, self._next = self._next, None
-        if isinstance(chunk, Exception):
-            raise chunk
-        return chunk or []
 
 
 def _sealed(change: object) -> _Sealed:

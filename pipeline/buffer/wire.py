@@ -170,6 +170,8 @@ class _BlockingLine(Line):
         self._connection.send_packed_command([packed(commands)])
 
     async def _read(self, seconds: float) -> Any:
+        if seconds == self._patience:  # which is the socket's own: else it is set and set back, two system calls
+            return self._connection.read_response()
         return self._connection.read_response(timeout=seconds)
 
     async def _drop(self) -> None:

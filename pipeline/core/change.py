@@ -285,8 +285,8 @@ def _check_operands(change: Change) -> None:
     for name, value in add.items():
         if not isinstance(value, _SUMMABLE) or isinstance(value, bool):
             raise InvalidEvent(f"an increment must be a number or a timedelta, not {_kind(value)}", column=name)
-    for part in (max_, min_):
-        for name, value in part.items():
+    if max_ or min_:
+        for name, value in (*max_.items(), *min_.items()):
             if value is None or isinstance(value, dict | list | tuple):
                 raise InvalidEvent(f"max and min take a single value, not {_kind(value)}", column=name)
 

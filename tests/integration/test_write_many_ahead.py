@@ -51,6 +51,20 @@ def test_a_chunk_that_is_on_its_way_is_accepted_when_the_callers_iterator_raises
     assert pipeline.write("page_views", key={"page_id": 1}).seq == CHUNK + 1  # over a connection that owes nothing
 
 
+def test_the_receipts_are_of_this_call_also_when_the_callers_iterator_raises_an_error_of_ours(
+    redis_scene: Scene,
+) -> None:
+    pipeline = redis_scene.pipeline()
+
+    def source() -> Iterator[Change]:
+        yield from GOOD[:CHUNK]
+        pipeline.write_many([BAD] * 3)
+
+    with pytest.raises(InvalidEvent) as caught:
+        pipeline.write_many(source())
+    assert accepted(caught.value) == [True] * CHUNK
+
+
 def test_a_refused_chunk_is_told_before_what_is_wrong_with_the_next_one(redis_scene: Scene) -> None:
     pipeline = redis_scene.pipeline(max_pending=CHUNK)
     pipeline.write("page_views", key={"page_id": 1})
