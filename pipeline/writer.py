@@ -134,7 +134,8 @@ class Writer(Generic[R]):
     async def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[R]:
         """Accept one event per change, in chunks; each chunk is one round trip.
 
-        Order is kept per shard; while one is full and waited for, the others go on. When something goes wrong, the
+        Order is kept per shard; while one is full and waited for, the others go on. ``changes`` are taken a chunk ahead:
+        it is encoded while Redis works on the one before. When something goes wrong, the
         error's ``receipts`` say what was accepted before: one entry per change that was taken from ``changes``,
         ``None`` where it was not accepted.
 
