@@ -134,10 +134,9 @@ class Writer(Generic[R]):
     async def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[R]:
         """Accept one event per change, in chunks; each chunk is one round trip.
 
-        Order is kept per shard; while one is full and waited for, the others go on. ``changes`` are taken a chunk ahead:
-        it is encoded while Redis works on the one before. When something goes wrong, the
-        error's ``receipts`` say what was accepted before: one entry per change that was taken from ``changes``,
-        ``None`` where it was not accepted.
+        Order is kept per shard; while one is full and waited for, the others go on. ``changes`` are taken a chunk
+        ahead, which is encoded while Redis works. When something goes wrong, the error's ``receipts`` say what was
+        accepted before: one entry per change that was taken from ``changes``, ``None`` where it was not accepted.
 
         All chunks are waited for together, over the one connection that carried them, also those that were accepted
         before an error. So if an accepted event is less durable than ``durability``, it is `DurabilityNotReached`.
