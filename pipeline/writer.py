@@ -10,28 +10,11 @@ from zlib import crc32
 import msgspec
 
 from pipeline.config import DURABILITIES, Config, Durability, WhenFull
-from pipeline.core.change import (
-    Change,
-    TableNames,
-    canonical_table,
-    changes_of,
-    check_event_id,
-    lane_of,
-    seal,
-    shard_of,
-    unseal,
-)
-from pipeline.core.codec import (
-    OPEN_END,
-    Envelope,
-    body_json,
-    kwargs_json,
-    malformed_kwargs,
-    read_arguments,
-    refused_header,
-)
+from pipeline.core.change import Change, changes_of, unseal
+from pipeline.core.codec import OPEN_END, Envelope, malformed_kwargs, read_arguments, refused_header
 from pipeline.core.intake import Intake, fingerprint, read
-from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, PipelineError, PipelineFull
+from pipeline.encoding import Encoder
+from pipeline.errors import DurabilityNotReached, InvalidEvent, PipelineError, PipelineFull
 from pipeline.patience import Attempts, Patience
 from pipeline.ports import Encoded, EventBuffer, Session, Written
 from pipeline.receipts import Slip, Stamp
@@ -48,14 +31,8 @@ CHUNK: Final = 250
 CHUNK_CHARACTERS: Final = 2**18
 """After so many of their bodies a call takes no more events; they are copied several times, which holds Redis, too."""
 
-WRITTEN_THROUGH: Final = (
-    "the table is in PIPELINE_WRITE_THROUGH_TABLES: call write_through; its changes cannot be part of a group or come "
-    "from Celery, where a message may be delivered twice"
-)
-
 _to_json: Final = msgspec.json.Encoder().encode
 
-_Sealed = tuple[dict[str, Any], str | None]
 _WriteChunks = Callable[
     [Sequence[tuple[int, Sequence[Encoded]]], Callable[[], None]], Awaitable[list[list[Written] | PipelineError]]
 ]
@@ -77,18 +54,14 @@ class Writer(Generic[R]):
         self._buffer = buffer
         self._shards = config.shards
         self._chunk = min(CHUNK, config.max_pending // config.shards)
-        self._max_bytes = config.max_event_bytes
         self._durability = config.durability
         self._when_full = config.when_full
         self._patience = patience
-        self._tables = frozenset(map(canonical_table, config.tables))
-        self._through = TableNames(config.write_through_tables)
-        self._restricted = bool(self._tables or self._through)
-        self._new_ids = new_ids
+        self._encoder = Encoder(config, new_ids)
+        self.encode = self._encoder.encode
+        """See `pipeline.encoding.Encoder.encode`."""
         self._stamp = stamp
         self._probe = probe
-        task = f"{config.namespace}.apply_event"
-        self._envelopes = [Envelope(task, f"{config.namespace}.events.{{{shard}}}") for shard in range(config.shards)]
 
     async def write(
         self,
@@ -156,17 +129,13 @@ class Writer(Generic[R]):
         return [receipt for receipt in receipts if receipt is not None]
 
     async def _send_all(self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[R | None]) -> None:
-        supply = Supply(changes, self._chunk * self._shards, self._encode_each)
+        supply = Supply(changes, self._chunk * self._shards, self._encoder.encode_each)
         try:
             while events := supply.take():
                 receipts += [None] * len(events)
                 await self._send(events, write_chunks, receipts, supply.prepare)
         except PipelineError as error:
             raise told(error, [*receipts, *[None] * (supply.taken - len(receipts))]) from error.__cause__
-
-    def _encode_each(self, changes: Sequence[Change]) -> list[Encoded]:
-        ids = self._new_ids(len(changes))
-        return [self._encode([_sealed(change)], event) for change, event in zip(changes, ids, strict=True)]
 
     async def _send(
         self,
@@ -206,62 +175,12 @@ class Writer(Generic[R]):
                 return part[:count]
         return part
 
-    def encode(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> Encoded:
-        """Check ``changes`` and make the message of the event that they are.
-
-        Raises:
-            InvalidEvent: names the table, the column and the problem.
-            EventTooLarge: the message has more than ``max_event_bytes``.
-        """
-        if not changes:
-            raise InvalidEvent("an event needs at least one change")
-        sealed = list(map(_sealed, changes))
-        event = self._new_ids(1)[0] if event_id is None else check_event_id(event_id)
-        return self._encode(sealed, event, shard_by, dedupe=event_id is not None)
-
-    def _encode(
-        self, sealed: Sequence[_Sealed], event: str, shard_by: str | None = None, *, dedupe: bool = False
-    ) -> Encoded:
-        if self._restricted:
-            self._check_allowed(sealed)
-        rows: Sequence[tuple[str, str]] = ()
-        if len(sealed) == 1 and shard_by is None:  # then the arguments are the change: encode it once
-            ((wire, identity),) = sealed
-            table, kwargs = wire["table"], _to_json(wire)
-            shard = lane_of(table, identity, event, self._shards)
-            if identity is not None:
-                rows = ((f"{table}:{identity}", kwargs.decode()),)
-        else:
-            kwargs = kwargs_json([wire for wire, _ in sealed], shard_by)
-            shard = shard_of([(wire["table"], identity) for wire, identity in sealed], shard_by, event, self._shards)
-            rows = [
-                (f"{wire['table']}:{identity}", _to_json(wire).decode())
-                for wire, identity in sealed
-                if identity is not None
-            ]
-        id_json, body = _to_json(event), body_json(kwargs)
-        size = self._envelopes[shard].size(id_json, body)
-        if size > self._max_bytes:
-            raise EventTooLarge(
-                f"the event has {size} bytes, more than PIPELINE_MAX_EVENT_BYTES={self._max_bytes}; "
-                "keep large objects elsewhere and write a reference",
-                sealed[0][0]["table"],
-            )
-        return Encoded(event, id_json.decode(), shard, body.decode(), rows, dedupe)
-
     def applied(self, shard: int) -> R:
         """The receipt of a change that was written through, and so needs no event."""
-        return self._stamp(self._new_ids(1)[0], shard, 0, applied=True)
+        return self._stamp(self._encoder.new_id(), shard, 0, applied=True)
 
     def _receipt(self, event: Encoded, written: Written) -> R:
         return self._stamp(event.id, event.shard, written.seq, written.duplicate, written.after)
-
-    def _check_allowed(self, sealed: Sequence[_Sealed]) -> None:
-        for wire, _ in sealed:
-            if self._tables and wire["table"] not in self._tables:
-                raise InvalidEvent("the table is not in PIPELINE_TABLES", wire["table"])
-            if wire["table"] in self._through:
-                raise InvalidEvent(WRITTEN_THROUGH, wire["table"])
 
 
 class Ingress:
@@ -359,12 +278,6 @@ class Ingress:
         envelope = Envelope(self._task, f"{self._shard_queue}{{{shard}}}")
         message = envelope.encode(_to_json(f"malformed-{delivery}"), malformed_kwargs(raw, reason))
         await self._buffer.hand_over(shard, message + b"null" + OPEN_END, event or delivery)
-
-
-def _sealed(change: object) -> _Sealed:
-    if not isinstance(change, Change):
-        raise InvalidEvent(f"a change must be a pipeline.Change, not a {type(change).__qualname__}")
-    return seal(change)
 
 
 def _utf8(text: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.change import MAX_EVENT_ID, RANDOM_BYTES, check_event_id, event_ids, shard_of
+from pipeline.core.change import MAX_EVENT_ID, RANDOM_BYTES, check_event_id, event_ids, lane_of, shard_of
 from pipeline.core.values import identity
 from pipeline.errors import InvalidEvent
 
@@ -70,6 +70,13 @@ def test_anything_else_is_no_event_id(event: object) -> None:
 
 
 # --- lanes ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(), st.none() | st.text(), st.text(), st.integers(1, 1024))
+def test_a_change_by_itself_travels_in_the_lane_of_a_group_of_one(
+    table: str, name: str | None, event: str, shards: int
+) -> None:
+    assert lane_of(table, name, event, shards) == shard_of([(table, name)], None, event, shards)
 
 
 def lane(number: int, shards: int = 8) -> int:
