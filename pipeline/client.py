@@ -225,16 +225,28 @@ def _ended(late: DurabilityNotReached | None, error: PipelineError, receipts: Se
     return DurabilityNotReached(late.wanted, late.reached, problem, receipts)
 
 
-def _change(table: str, *columns: Mapping[str, Any] | None) -> Change:
-    """``columns`` are those of the key, and of set, add, max and min."""
-    key, set_, add, max_, min_ = (_columns(table, part) for part in columns)
-    return Change(table, key, set_, add, max_, min_)
+def _change(  # noqa: PLR0917
+    table: str,
+    key: Mapping[str, Any] | None,
+    set_: Mapping[str, Any] | None,
+    add: Mapping[str, Any] | None,
+    max_: Mapping[str, Any] | None,
+    min_: Mapping[str, Any] | None,
+) -> Change:
+    return Change(
+        table,
+        _columns(table, key),
+        _columns(table, set_),
+        _columns(table, add),
+        _columns(table, max_),
+        _columns(table, min_),
+    )
 
 
 def _columns(table: object, columns: object) -> dict[str, Any]:
     if columns is None:
         return {}
-    if not isinstance(columns, Mapping):
+    if type(columns) is not dict and not isinstance(columns, Mapping):
         problem = f"columns come as a dict of column → value, not as {type(columns).__qualname__}"
         raise InvalidEvent(problem, str(table)[:200])
     return dict(columns)

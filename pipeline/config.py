@@ -30,7 +30,8 @@ WhenFull = Literal["raise", "block"]
 ThroughPolicy = Literal["raise", "route"]
 """What becomes of a write to a table that is written through: it is an error, or it is a ``write_through``."""
 
-_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_MOST = 2**53  # as Lua counts
+_Positive = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=315_576_000)]  # ten years: no infinity
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}\Z")]
 
@@ -80,7 +81,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     namespace: _Name = "pipeline"
     shards: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
     flush_interval_seconds: _Seconds = 1.0
-    flush_threshold: Annotated[int, msgspec.Meta(ge=-1)] = -1
+    flush_threshold: Annotated[int, msgspec.Meta(ge=-1, le=_MOST)] = -1
     flush_slice_seconds: _Seconds = 5.0
     batch_size: _Positive = 5000
     batch_bytes: _Positive = 32 * 1024 * 1024

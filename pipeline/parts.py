@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
-import secrets
 import time
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pipeline.barrier import Barrier
 from pipeline.buffer.lanes import RedisLanes
@@ -15,7 +15,7 @@ from pipeline.buffer.topology import Topology
 from pipeline.buffer.wire import Wire
 from pipeline.buffer.writing import RedisIntake
 from pipeline.config import Config
-from pipeline.core.change import event_id
+from pipeline.core.change import RANDOM_BYTES, event_ids
 from pipeline.driving import Sleep
 from pipeline.patience import Patience
 from pipeline.reader import Reader
@@ -31,8 +31,6 @@ from pipeline.waiting import Waiting
 from pipeline.writer import Writer
 
 __all__ = ["Parts"]
-
-_RANDOM_BITS: Final = 74  # of a UUIDv7
 
 R = TypeVar("R", bound=Slip)
 
@@ -59,7 +57,7 @@ class Parts(Generic[R]):
         self.barrier = Barrier(lanes, f"{config.namespace}.apply_event", config.shards, time.monotonic, bell)
         self.intake = RedisIntake(wire, topology, config, sleep)
         patience = Patience(config.full_timeout_seconds, time.monotonic, random.random, sleep)
-        self.writer = Writer(self.intake, config, _new_event_id, patience, stamp(receipt, self.waiting), probe)
+        self.writer = Writer(self.intake, config, _new_event_ids, patience, stamp(receipt, self.waiting), probe)
         cache = RedisRows(wire, topology, config)
         self.rows = PostgresRows(sessions, config, time.monotonic)
         self.reader = Reader(cache, self.rows, config, time.monotonic, sleep, probe=probe)
@@ -67,5 +65,5 @@ class Parts(Generic[R]):
         self.through = Through(cache, turns, flush, config, time.monotonic, sleep, probe=probe)
 
 
-def _new_event_id() -> str:
-    return event_id(time.time_ns() // 1_000_000, secrets.randbits(_RANDOM_BITS))
+def _new_event_ids(count: int) -> list[str]:
+    return event_ids(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES * count))

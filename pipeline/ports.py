@@ -12,7 +12,7 @@ from pipeline.config import Durability
 from pipeline.core.change import Change, Event
 from pipeline.core.claim import Busy, Claimed, Cut, Empty, FailureKind, PausedTable, Resting, Settled
 from pipeline.core.codec import Malformed
-from pipeline.core.encoded import Encoded, EncodedChange, Written
+from pipeline.core.encoded import Encoded, Written
 from pipeline.errors import ApplyFailed, PipelineError
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "DeadLetters",
     "Empty",
     "Encoded",
-    "EncodedChange",
     "EventBuffer",
     "EventWriter",
     "Extent",
@@ -99,7 +98,7 @@ class Session(Protocol):
     """Writes that go to the same server over the same connection."""
 
     async def write_chunks(
-        self, chunks: Sequence[tuple[int, Sequence[Encoded]]]
+        self, chunks: Sequence[tuple[int, Sequence[Encoded]]], meanwhile: Callable[[], object] = nothing
     ) -> list[list[Written] | PipelineError]:
         """See `EventBuffer.write_chunks`."""
         ...
@@ -120,9 +119,12 @@ class EventBuffer(Protocol):
         ...
 
     async def write_chunks(
-        self, chunks: Sequence[tuple[int, Sequence[Encoded]]]
+        self, chunks: Sequence[tuple[int, Sequence[Encoded]]], meanwhile: Callable[[], object] = nothing
     ) -> list[list[Written] | PipelineError]:
-        """Several `write` calls in one round trip; each chunk has its own outcome."""
+        """Several `write` calls in one round trip; each chunk has its own outcome.
+
+        ``meanwhile`` is called when they are on their way; what it raises leaves open whether they were accepted.
+        """
         ...
 
     async def write_durably(

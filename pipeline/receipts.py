@@ -13,7 +13,7 @@ from pipeline.driving import run
 __all__ = ["AsyncReceipt", "Receipt", "Slip", "Stamp", "Waits", "stamp"]
 
 
-class Slip(msgspec.Struct, frozen=True, eq=False):
+class Slip(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What a receipt says of its event. Equal if all of that is, whoever waits for it; survives pickle.
 
     ``seq`` numbers the accepted events of a shard in order. ``duplicate``: the ``event_id`` was known already, so
@@ -50,7 +50,7 @@ class Waits(Protocol):
         ...
 
 
-class Receipt(Slip, frozen=True):
+class Receipt(Slip, frozen=True, gc=False):
     """What an accepted write of a `pipeline.Pipeline` returns."""
 
     def wait(self, timeout: float | None = None) -> Outcome:
@@ -65,7 +65,7 @@ class Receipt(Slip, frozen=True):
         return run(_waits_of(self).outcome(self))
 
 
-class AsyncReceipt(Slip, frozen=True):
+class AsyncReceipt(Slip, frozen=True, gc=False):
     """What an accepted write of a `pipeline.AsyncPipeline` returns."""
 
     async def wait(self, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109
@@ -100,7 +100,7 @@ def stamp(kind: type[R], waits: Waits) -> Stamp[R]:
 
     namespace = {"_waits": waits, "__reduce__": reduce, "__doc__": kind.__doc__}
     make: Any = msgspec.defstruct(
-        kind.__name__, [], bases=(kind,), namespace=namespace, module=kind.__module__, frozen=True, eq=False
+        kind.__name__, [], bases=(kind,), namespace=namespace, module=kind.__module__, frozen=True, eq=False, gc=False
     )
     made: Stamp[R] = make
     return made

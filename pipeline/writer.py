@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 from zlib import crc32
 
 import msgspec
 
 from pipeline.config import DURABILITIES, Config, Durability, WhenFull
-from pipeline.core.change import Change, TableNames, canonical_table, changes_of, check_event_id, seal, shard_of, unseal
-from pipeline.core.codec import OPEN_END, Envelope, kwargs_json, malformed_kwargs, read_arguments
+from pipeline.core.change import Change, changes_of, unseal
+from pipeline.core.codec import OPEN_END, Envelope, malformed_kwargs, read_arguments, refused_header
 from pipeline.core.intake import Intake, fingerprint, read
-from pipeline.errors import DurabilityNotReached, EventTooLarge, InvalidEvent, PipelineError, PipelineFull
+from pipeline.encoding import Encoder
+from pipeline.errors import DurabilityNotReached, InvalidEvent, PipelineError, PipelineFull
 from pipeline.patience import Attempts, Patience
-from pipeline.ports import Encoded, EncodedChange, EventBuffer, Session, Written
+from pipeline.ports import Encoded, EventBuffer, Session, Written
 from pipeline.receipts import Slip, Stamp
+from pipeline.supply import Supply
 from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["Ingress", "Writer", "told"]
@@ -27,14 +28,14 @@ R = TypeVar("R", bound=Slip)
 CHUNK: Final = 250
 """Most events of one shard in one script call: it holds Redis for 1 to 2 ms."""
 
-WRITTEN_THROUGH: Final = (
-    "the table is in PIPELINE_WRITE_THROUGH_TABLES: call write_through; its changes cannot be part of a group or come "
-    "from Celery, where a message may be delivered twice"
-)
+CHUNK_CHARACTERS: Final = 2**18
+"""After so many of their bodies a call takes no more events; they are copied several times, which holds Redis, too."""
 
 _to_json: Final = msgspec.json.Encoder().encode
 
-_WriteChunks = Callable[[Sequence[tuple[int, Sequence[Encoded]]]], Awaitable[list[list[Written] | PipelineError]]]
+_WriteChunks = Callable[
+    [Sequence[tuple[int, Sequence[Encoded]]], Callable[[], None]], Awaitable[list[list[Written] | PipelineError]]
+]
 
 
 class Writer(Generic[R]):
@@ -44,26 +45,23 @@ class Writer(Generic[R]):
         self,
         buffer: EventBuffer,
         config: Config,
-        new_id: Callable[[], str],
+        new_ids: Callable[[int], Sequence[str]],
         patience: Patience,
         stamp: Stamp[R],
         probe: Probe = ignore,
     ) -> None:
-        """``new_id`` makes a fresh event id (a UUIDv7 in production), ``stamp`` a receipt."""
+        """``new_ids`` makes so many fresh event ids (UUIDv7s in production), ``stamp`` a receipt."""
         self._buffer = buffer
         self._shards = config.shards
         self._chunk = min(CHUNK, config.max_pending // config.shards)
-        self._max_bytes = config.max_event_bytes
         self._durability = config.durability
         self._when_full = config.when_full
         self._patience = patience
-        self._tables = frozenset(map(canonical_table, config.tables))
-        self._through = TableNames(config.write_through_tables)
-        self._new_id = new_id
+        self._encoder = Encoder(config, new_ids)
+        self.encode = self._encoder.encode
+        """See `pipeline.encoding.Encoder.encode`."""
         self._stamp = stamp
         self._probe = probe
-        task = f"{config.namespace}.apply_event"
-        self._envelopes = [Envelope(task, f"{config.namespace}.events.{{{shard}}}") for shard in range(config.shards)]
 
     async def write(
         self,
@@ -78,12 +76,13 @@ class Writer(Generic[R]):
         wanted = self._durability if durability is None else _known(durability)
         event = self.encode(changes, event_id=event_id, shard_by=shard_by)
         self._probe(Step.WRITING)
-        attempts = self._attempts(when_full or self._when_full)
+        attempts: Attempts | None = None
         receipt: R | None = None
         while receipt is None:
             try:
                 receipt = await self._write(event, wanted)
             except PipelineFull as error:
+                attempts = attempts or self._attempts(when_full or self._when_full)
                 await self._pause(attempts.after([(event.shard, 1, error)]))
         self._probe(Step.WRITTEN)
         return receipt
@@ -108,9 +107,9 @@ class Writer(Generic[R]):
     async def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[R]:
         """Accept one event per change, in chunks; each chunk is one round trip.
 
-        Order is kept per shard; while one is full and waited for, the others go on. When something goes wrong, the
-        error's ``receipts`` say what was accepted before: one entry per change that was taken from ``changes``,
-        ``None`` where it was not accepted.
+        Order is kept per shard; while one is full and waited for, the others go on. ``changes`` are taken a chunk
+        ahead, which is encoded while Redis works. When something goes wrong, the error's ``receipts`` say what was
+        accepted before: one entry per change that was taken from ``changes``, ``None`` where it was not accepted.
 
         All chunks are waited for together, over the one connection that carried them, also those that were accepted
         before an error. So if an accepted event is less durable than ``durability``, it is `DurabilityNotReached`.
@@ -130,98 +129,58 @@ class Writer(Generic[R]):
         return [receipt for receipt in receipts if receipt is not None]
 
     async def _send_all(self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[R | None]) -> None:
-        for events in self._encoded(changes, receipts):
-            receipts += await self._send(events, write_chunks, receipts)
-
-    def _encoded(self, changes: Iterable[Change], receipts: list[R | None]) -> Iterator[list[Encoded]]:
-        iterator = iter(changes)
-        while chunk := list(islice(iterator, self._chunk * self._shards)):
-            try:
-                yield [self.encode([change]) for change in chunk]
-            except PipelineError as error:
-                error.receipts = [*receipts, *([None] * len(chunk))]
-                raise
+        supply = Supply(changes, self._chunk * self._shards, self._encoder.encode_each)
+        try:
+            while events := supply.take():
+                receipts += [None] * len(events)
+                await self._send(events, write_chunks, receipts, supply.prepare)
+        except PipelineError as error:
+            raise told(error, [*receipts, *[None] * (supply.taken - len(receipts))]) from error.__cause__
 
     async def _send(
-        self, events: Sequence[Encoded], write_chunks: _WriteChunks, before: Sequence[R | None]
-    ) -> list[R | None]:
+        self,
+        events: Sequence[Encoded],
+        write_chunks: _WriteChunks,
+        receipts: list[R | None],
+        meanwhile: Callable[[], None],
+    ) -> None:
+        """Send ``events``; theirs are the last of ``receipts``, and are filled in as they are accepted."""
+        first = len(receipts) - len(events)
         lanes: dict[int, list[int]] = {}
         for position, event in enumerate(events):
             lanes.setdefault(event.shard, []).append(position)
-        receipts: list[R | None] = [None] * len(events)
         attempts = self._attempts(self._when_full)
         while lanes:
-            parts = [(shard, positions[: self._chunk]) for shard, positions in lanes.items()]
-            try:
-                outcomes = await write_chunks([(shard, [events[i] for i in part]) for shard, part in parts])
-            except PipelineError as error:  # none of them, or the connection broke and nobody knows
-                error.receipts = [*before, *receipts]
-                raise
+            parts = [(shard, self._part(positions, events)) for shard, positions in lanes.items()]
+            outcomes = await write_chunks([(shard, [events[i] for i in part]) for shard, part in parts], meanwhile)
             for (shard, part), outcome in zip(parts, outcomes, strict=True):
                 if not isinstance(outcome, PipelineError):
                     for position, written in zip(part, outcome, strict=True):
-                        receipts[position] = self._receipt(events[position], written)
+                        receipts[first + position] = self._receipt(events[position], written)
                     lanes[shard] = lanes[shard][len(part) :]
             lanes = {shard: positions for shard, positions in lanes.items() if positions}
-            try:
-                rest = attempts.after(
-                    (shard, len(part), outcome) for (shard, part), outcome in zip(parts, outcomes, strict=True)
-                )
-            except PipelineError as error:
-                raise told(error, [*before, *receipts]) from error.__cause__
+            rest = attempts.after(
+                (shard, len(part), outcome) for (shard, part), outcome in zip(parts, outcomes, strict=True)
+            )
             if rest and all(shard in attempts for shard in lanes):  # nobody else has anything to send
                 await self._pause(rest)
-        return receipts
 
-    def encode(self, changes: Sequence[Change], *, event_id: str | None = None, shard_by: str | None = None) -> Encoded:
-        """Check ``changes`` and make the message of the event that they are.
-
-        Raises:
-            InvalidEvent: names the table, the column and the problem.
-            EventTooLarge: the message has more than ``max_event_bytes``.
-        """
-        if not changes:
-            raise InvalidEvent("an event needs at least one change")
-        for change in changes:
-            if not isinstance(change, Change):
-                raise InvalidEvent(f"a change must be a pipeline.Change, not a {type(change).__qualname__}")
-        sealed = [seal(change) for change in changes]
-        event = self._new_id() if event_id is None else check_event_id(event_id)
-        if self._tables or self._through:
-            self._check_allowed(sealed)
-        rows = [(wire["table"], identity) for wire, identity in sealed]
-        shard = shard_of(rows, shard_by, event, self._shards)
-        id_json = _to_json(event)
-        kwargs = kwargs_json([wire for wire, _ in sealed], shard_by)
-        message = self._envelopes[shard].encode(id_json, kwargs)
-        if len(message) > self._max_bytes:
-            raise EventTooLarge(
-                f"the event has {len(message)} bytes, more than PIPELINE_MAX_EVENT_BYTES={self._max_bytes}; "
-                "keep large objects elsewhere and write a reference",
-                rows[0][0],
-            )
-        if len(sealed) == 1 and shard_by is None:  # the message's arguments are the change: encode it once
-            encoded: tuple[EncodedChange, ...] = (EncodedChange(rows[0][0], rows[0][1], kwargs),)
-        else:
-            encoded = tuple(
-                EncodedChange(table, identity, _to_json(wire))
-                for (table, identity), (wire, _) in zip(rows, sealed, strict=True)
-            )
-        return Encoded(event, id_json, shard, message, encoded, event_id is not None)
+    def _part(self, lane: Sequence[int], events: Sequence[Encoded]) -> Sequence[int]:
+        """The next events of a lane, few enough for one call, and one of them at least."""
+        part = lane[: self._chunk]
+        characters = 0
+        for count, position in enumerate(part):
+            characters += len(events[position].body)
+            if characters > CHUNK_CHARACTERS and count:
+                return part[:count]
+        return part
 
     def applied(self, shard: int) -> R:
         """The receipt of a change that was written through, and so needs no event."""
-        return self._stamp(self._new_id(), shard, 0, applied=True)
+        return self._stamp(self._encoder.new_id(), shard, 0, applied=True)
 
     def _receipt(self, event: Encoded, written: Written) -> R:
         return self._stamp(event.id, event.shard, written.seq, written.duplicate, written.after)
-
-    def _check_allowed(self, sealed: Sequence[tuple[dict[str, Any], str | None]]) -> None:
-        for wire, _ in sealed:
-            if self._tables and wire["table"] not in self._tables:
-                raise InvalidEvent("the table is not in PIPELINE_TABLES", wire["table"])
-            if wire["table"] in self._through:
-                raise InvalidEvent(WRITTEN_THROUGH, wire["table"])
 
 
 class Ingress:
@@ -264,10 +223,11 @@ class Ingress:
                 changes, event_id=task_id, shard_by=shard_by, durability="memory", when_full="raise"
             )
         except InvalidEvent as error:
-            task_id, refused = _utf8(task_id), _utf8(str(error))
+            task_id, headers = _utf8(task_id), refused_header(_utf8(str(error)))
             shard = crc32(task_id.encode()) % self._shards
-            message = self._message(task_id, body(), f"{self._shard_queue}{{{shard}}}", refused)
-            await self._buffer.write(shard, [Encoded(task_id, _to_json(task_id), shard, message, (), dedupe=True)])
+            id_json, as_it_was = _to_json(task_id).decode(), _to_json(body()).decode()
+            refused = Encoded(task_id, id_json, shard, as_it_was, (), dedupe=True, headers=headers)
+            await self._buffer.write(shard, [refused])
 
     def refusal(
         self, raw: bytes, others: Container[str], now: datetime, celery_reads: Callable[[bytes | str], object]
@@ -318,9 +278,6 @@ class Ingress:
         envelope = Envelope(self._task, f"{self._shard_queue}{{{shard}}}")
         message = envelope.encode(_to_json(f"malformed-{delivery}"), malformed_kwargs(raw, reason))
         await self._buffer.hand_over(shard, message + b"null" + OPEN_END, event or delivery)
-
-    def _message(self, task_id: str, body: str, queue: str, refused: str) -> bytes:
-        return Envelope(self._task, queue).wrap(_to_json(task_id), body, refused)
 
 
 def _utf8(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from pipeline.buffer.connection import Packer, connect_async
+from pipeline.buffer.connection import connect_async, packed
 from pipeline.buffer.wire import Command, Line
 from pipeline.config import Config
 from pipeline.driving import Home
@@ -22,8 +22,6 @@ __all__ = ["AsyncWire"]
 
 _AT_ONCE: Final = 64
 """Lines that do not last, at most: one thread keeps no more busy, and to connect costs more than to wait for one."""
-
-_PACKER: Final = Packer()  # redis-py packs in Python for an event loop
 
 
 class AsyncWire:
@@ -116,9 +114,8 @@ class _AsyncLine(Line):
             self._turn.release()
 
     async def _write(self, commands: Sequence[Command]) -> None:
-        packed = [part for command in commands for part in _PACKER.pack(*command)]
         async with _Patiently(self._patience, "Redis takes nothing"):
-            await self._connection.send_packed_command(packed)
+            await self._connection.send_packed_command(packed(commands))
 
     async def _read(self, seconds: float) -> Any:
         async with _Patiently(seconds, "Redis says nothing"):

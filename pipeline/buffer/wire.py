@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Protocol, Self
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from pipeline.buffer.connection import connect, life_of
+from pipeline.buffer.connection import connect, life_of, packed
 from pipeline.config import Config
+from pipeline.ports import nothing
 
 __all__ = ["BlockingWire", "Call", "Command", "Line", "Source", "Wire", "sound", "source"]
 
@@ -41,7 +42,7 @@ class Source:
     @property
     def load(self) -> Command:
         """The command that makes it known."""
-        return ("SCRIPT LOAD", self.text)
+        return ("SCRIPT", "LOAD", self.text)
 
 
 def source(name: str) -> Source:
@@ -105,15 +106,22 @@ class Line(ABC):
         self._owed -= 1
         return reply
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to ``commands``, errors of Redis among them as values; raises `RedisError`."""
+    async def send(self, commands: Sequence[Command], meanwhile: Callable[[], object] = nothing) -> list[Any]:
+        """The answers to ``commands``, errors of Redis among them as values; raises `RedisError`.
+
+        ``meanwhile`` is called when they are on their way.
+        """
         await self.post(commands)
+        meanwhile()
         return [await self.reply() for _ in commands]
 
-    async def call(self, script: Source, calls: Sequence[Call]) -> list[Any]:
-        """The answers of ``script`` to ``calls``, errors among them as values; in one round trip if Redis knows it."""
+    async def call(self, script: Source, calls: Sequence[Call], meanwhile: Callable[[], object] = nothing) -> list[Any]:
+        """The answers of ``script`` to ``calls``, errors among them as values; in one round trip if Redis knows it.
+
+        ``meanwhile`` as in `send`.
+        """
         commands = [script.command(keys, args) for keys, args in calls]
-        replies = await self.send(commands)
+        replies = await self.send(commands, meanwhile)
         # Redis lost its scripts: these calls, and only these, did not run
         if missed := [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]:
             _, *again = await self.send([script.load, *(commands[number] for number in missed)])
@@ -159,9 +167,11 @@ class _BlockingLine(Line):
         self._wire.give_back(self._connection, self._idle, owed=self._owed)
 
     async def _write(self, commands: Sequence[Command]) -> None:
-        self._connection.send_packed_command(self._connection.pack_commands(commands))
+        self._connection.send_packed_command([packed(commands)])
 
     async def _read(self, seconds: float) -> Any:
+        if seconds == self._patience:  # which is the socket's own: else it is set and set back, two system calls
+            return self._connection.read_response()
         return self._connection.read_response(timeout=seconds)
 
     async def _drop(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
 from typing import Any, Final
 
+import msgspec
 from redis.exceptions import NoScriptError, ResponseError
 
 from pipeline.buffer.connection import translated, unavailable
@@ -15,15 +17,17 @@ from pipeline.buffer.replies import refusal
 from pipeline.buffer.topology import Topology
 from pipeline.buffer.wire import Call, Line, Wire, sound, source
 from pipeline.config import Config, Durability
-from pipeline.core.codec import flush_message
+from pipeline.core.codec import Envelope, flush_message
 from pipeline.driving import Sleep
 from pipeline.errors import BufferUnavailable, PipelineError, PipelineFull
-from pipeline.ports import Encoded, Session, Written
+from pipeline.ports import Encoded, Session, Written, nothing
 
 __all__ = ["WANTED_AGAIN_MS", "RedisIntake"]
 
 WANTED_AGAIN_MS: Final = 5_000
 """A flush that was asked for and has not started for so long may be lost with its worker: ask again."""
+
+_pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class RedisIntake:
@@ -37,16 +41,21 @@ class RedisIntake:
         self._keys = Keys(config.namespace, config.shards)
         self._write = source("write")
         self._hand_over = source("hand_over")
-        template = flush_message(f"{config.namespace}.flush_shard", self._keys.control, -1, "@ID@")
+        self._per_shard = max(1, config.max_pending // config.shards)
+        self._settings = [self._settings_of(shard) for shard in range(config.shards)]
+
+    def _settings_of(self, shard: int) -> bytes:
+        config, names = self._config, self._keys.shards[shard]
         # without the same Redis as broker the script cannot enqueue; the beat still flushes every interval
         shares_broker = config.broker_url == config.redis_url
-        self._templates = [
-            template.replace(b'\\"shard\\":-1', f'\\"shard\\":{shard}'.encode()) if shares_broker else b""
-            for shard in range(config.shards)
-        ]
+        flush = flush_message(f"{config.namespace}.flush_shard", self._keys.control, shard, "@ID@").decode()
         # so those at the head take at most half of the time of one worker process
-        self._headed_again_ms = round(2000 * config.shards * config.flush_slice_seconds)
-        self._per_shard = max(1, config.max_pending // config.shards)
+        headed_again_ms = round(2000 * config.shards * config.flush_slice_seconds)
+        dedupe_ms = round(config.dedupe_window_seconds * 1000)
+        envelope = Envelope(f"{config.namespace}.apply_event", names.events)
+        waits = [WANTED_AGAIN_MS, headed_again_ms, dedupe_ms]
+        flush_if = [self._per_shard, config.flush_threshold, flush if shares_broker else ""]
+        return _pack([*flush_if, *waits, *envelope.parts])
 
     async def write(self, shard: int, events: Sequence[Encoded]) -> list[Written]:
         """See `pipeline.ports.EventBuffer.write`."""
@@ -54,7 +63,7 @@ class RedisIntake:
             async with self._wire.line() as line:
                 await self._topology.check(line, create=True)
                 replies = await line.call(self._write, [self._write_call(shard, events)])
-            return self._written(shard, sound(replies)[0])
+            return self._written(shard, events, sound(replies)[0])
 
     async def write_durably(
         self, shard: int, events: Sequence[Encoded], durability: Durability
@@ -65,7 +74,7 @@ class RedisIntake:
                 await self._topology.check(line, create=True)
                 question = Question(line, self._config, durability, self._sleep)
                 reply = await self._asked(line, question, self._write_call(shard, events))
-                return self._written(shard, reply), await question.answer()  # if it is full, nobody waits
+                return self._written(shard, events, reply), await question.answer()  # if it is full, nobody waits
 
     async def _asked(self, line: Line, question: Question, call: Call) -> Any:
         """Send a write and the question behind it; the answer to the first."""
@@ -93,25 +102,25 @@ class RedisIntake:
                 yield _Session(self, line)
 
     async def write_chunks(
-        self, chunks: Sequence[tuple[int, Sequence[Encoded]]]
+        self, chunks: Sequence[tuple[int, Sequence[Encoded]]], meanwhile: Callable[[], object] = nothing
     ) -> list[list[Written] | PipelineError]:
         """See `pipeline.ports.EventBuffer.write_chunks`."""
         with translated():
             async with self._wire.line() as line:
                 await self._topology.check(line, create=True)
-                return await self.write_over(line, chunks)
+                return await self.write_over(line, chunks, meanwhile)
 
     async def write_over(
-        self, line: Line, chunks: Sequence[tuple[int, Sequence[Encoded]]]
+        self, line: Line, chunks: Sequence[tuple[int, Sequence[Encoded]]], meanwhile: Callable[[], object]
     ) -> list[list[Written] | PipelineError]:
         """`write_chunks` over this ``line``; raises `RedisError`."""
-        replies = await line.call(self._write, [self._write_call(shard, events) for shard, events in chunks])
+        replies = await line.call(self._write, [self._write_call(*chunk) for chunk in chunks], meanwhile)
         outcomes: list[list[Written] | PipelineError] = []
-        for (shard, _), reply in zip(chunks, replies, strict=True):
+        for (shard, events), reply in zip(chunks, replies, strict=True):
             try:
                 if isinstance(reply, Exception):
                     raise unavailable(reply) from reply
-                outcomes.append(self._written(shard, reply))
+                outcomes.append(self._written(shard, events, reply))
             except (BufferUnavailable, PipelineFull) as error:
                 outcomes.append(error)
         return outcomes
@@ -132,33 +141,30 @@ class RedisIntake:
 
     def _write_call(self, shard: int, events: Sequence[Encoded]) -> Call:
         names = self._keys.shards[shard]
-        config = self._config
         keys = [names.events, names.batch, names.state, self._keys.control, names.parked, names.resumed, names.lease]
-        args: list[Any] = [
-            self._per_shard,
-            config.flush_threshold,
-            self._templates[shard],
-            WANTED_AGAIN_MS,
-            round(config.dedupe_window_seconds * 1000),
-            len(events),
-            self._headed_again_ms,
-        ]
+        packed: list[str | int] = [len(events)]
         for event in events:
             if event.dedupe:
                 keys.append(names.seen + event.id)
-            keyed = [change for change in event.changes if change.identity is not None]
-            args += (event.id_json, event.message, int(event.dedupe), len(keyed))
-            for change in keyed:
-                row = f"{change.table}:{change.identity}"
+            packed += (event.id_json, event.body, event.headers, event.dedupe, len(event.rows))
+            for row, json in event.rows:
                 keys += (names.overlay + row, names.row + row)
-                args.append(change.json)
-        return keys, args
+                packed.append(json)
+        return keys, [self._settings[shard], _pack(packed)]
 
-    def _written(self, shard: int, reply: list[Any]) -> list[Written]:
+    def _written(self, shard: int, events: Sequence[Encoded], reply: list[Any]) -> list[Written]:
         if reply[0] < 0:
             raise refusal(shard, self._per_shard, reply)
-        _, after, *events = reply
-        return [Written(one, duplicate=False, after=after) if isinstance(one, int) else _known(one) for one in events]
+        _, after, accepted, *seen = reply
+        if not seen:
+            return [
+                Written(seq, duplicate=False, after=after) for seq in range(accepted + 1, accepted + 1 + len(events))
+            ]
+        known = dict(zip(seen[::2], map(_known, seen[1::2]), strict=True))
+        seqs = count(accepted + 1)
+        return [
+            known.get(place) or Written(next(seqs), duplicate=False, after=after) for place in range(1, len(events) + 1)
+        ]
 
 
 def _known(seen: bytes) -> Written:
@@ -174,11 +180,11 @@ class _Session:
         self._line = line
 
     async def write_chunks(
-        self, chunks: Sequence[tuple[int, Sequence[Encoded]]]
+        self, chunks: Sequence[tuple[int, Sequence[Encoded]]], meanwhile: Callable[[], object] = nothing
     ) -> list[list[Written] | PipelineError]:
         """See `pipeline.ports.EventBuffer.write_chunks`."""
         with translated():
-            return await self._intake.write_over(self._line, chunks)
+            return await self._intake.write_over(self._line, chunks, meanwhile)
 
     async def settle(self, durability: Durability) -> str | None:
         """See `pipeline.ports.Session.settle`."""

@@ -23,10 +23,11 @@ from zlib import crc32
 
 import msgspec
 
-from pipeline.core.values import Columns, from_wire, identity, to_wire
+from pipeline.core.values import Columns, from_wire, identity, to_wire, travels_as_it_is
 from pipeline.errors import InvalidEvent
 
 __all__ = [
+    "RANDOM_BYTES",
     "Change",
     "Event",
     "TableNames",
@@ -34,7 +35,8 @@ __all__ = [
     "changes_of",
     "check_event_id",
     "columns_of",
-    "event_id",
+    "event_ids",
+    "lane_of",
     "printable",
     "seal",
     "shard_of",
@@ -179,9 +181,8 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
                 raise InvalidEvent("a delete cannot also set, add, max or min")
             wire["delete"] = True
             return wire, name
-        for verb in ("set", "add", "max", "min"):
-            columns = getattr(change, verb)
-            if columns or not isinstance(columns, Mapping):
+        for verb, columns in (("set", change.set), ("add", change.add), ("max", change.max), ("min", change.min)):
+            if columns or type(columns) is not dict:
                 wire[verb] = _seal_columns(columns)
         _check_operands(change)
     except InvalidEvent as error:
@@ -225,11 +226,14 @@ def _identified(key: Columns) -> str:
 
 
 def _seal_columns(columns: Columns) -> dict[str, Any]:
-    if not isinstance(columns, Mapping):
+    if type(columns) is not dict and not isinstance(columns, Mapping):  # asking an abstract class takes its time
         raise InvalidEvent(f"columns come as a dict of column → value, not as {type(columns).__qualname__}")
     wire: dict[str, Any] = {}
     for name, value in columns.items():
         _check_name(name)
+        if travels_as_it_is(value):
+            wire[name] = value
+            continue
         try:
             wire[name] = to_wire(value)
         except InvalidEvent as error:
@@ -237,6 +241,7 @@ def _seal_columns(columns: Columns) -> dict[str, Any]:
     return wire
 
 
+@lru_cache(maxsize=4096)
 def _check_name(name: object) -> None:
     if not _is_text(name) or not name or "\x00" in name:
         raise InvalidEvent(f"a column name must be text, not {name!r:.80}")
@@ -272,15 +277,16 @@ _SUMMABLE: Final = (int, float, Decimal, timedelta)
 
 def _check_operands(change: Change) -> None:
     key, set_, add, max_, min_ = change.key, change.set, change.add, change.max, change.min
-    if len({*key, *set_, *add, *max_, *min_}) != len(key) + len(set_) + len(add) + len(max_) + len(min_):
+    distinct = len({**key, **set_, **add, **max_, **min_})  # a dict: it takes over whole dicts at once, a set does not
+    if distinct != len(key) + len(set_) + len(add) + len(max_) + len(min_):
         named = [*key, *set_, *add, *max_, *min_]
         twice = next(name for name in named if named.count(name) > 1)
         raise InvalidEvent("the column appears twice in one change (in key, set, add, max, min)", column=twice)
     for name, value in add.items():
         if not isinstance(value, _SUMMABLE) or isinstance(value, bool):
             raise InvalidEvent(f"an increment must be a number or a timedelta, not {_kind(value)}", column=name)
-    for part in (max_, min_):
-        for name, value in part.items():
+    if max_ or min_:
+        for name, value in (*max_.items(), *min_.items()):
             if value is None or isinstance(value, dict | list | tuple):
                 raise InvalidEvent(f"max and min take a single value, not {_kind(value)}", column=name)
 
@@ -330,6 +336,11 @@ def _unseal_columns(columns: dict[str, Any]) -> None:
 # --- ids and lanes ----------------------------------------------------------------------------------------------------
 
 
+def lane_of(table: str, name: str | None, event: str, shards: int) -> int:
+    """The lane of one change: by its row, which is a canonical table and an identity, or of an insert by its event."""
+    return crc32((event if name is None else f"{table}\x00{name}").encode()) % shards
+
+
 def shard_of(changes: Iterable[tuple[str, str | None]], shard_by: str | None, event: str, shards: int) -> int:
     """The lane of an event: by ``shard_by`` if given, else by its row keys, else (only inserts) by its id.
 
@@ -343,7 +354,7 @@ def shard_of(changes: Iterable[tuple[str, str | None]], shard_by: str | None, ev
         if not _is_text(shard_by):
             raise InvalidEvent(f"shard_by must be text, not {shard_by!r:.80}")
         return crc32(shard_by.encode()) % shards
-    lanes = {crc32(f"{table}\x00{name}".encode()) % shards for table, name in changes if name is not None}
+    lanes = {lane_of(table, name, event, shards) for table, name in changes if name is not None}
     if len(lanes) > 1:
         raise InvalidEvent(
             "the rows of this group live in different shards; give shard_by= (e.g. 'order:42'), and give the same "
@@ -368,9 +379,21 @@ def check_event_id(event: object) -> str:
     return event
 
 
-def event_id(unix_ms: int, randomness: int) -> str:
-    """A UUIDv7 (RFC 9562 §5.7): 48 bits of Unix time in milliseconds, then 74 random bits taken from ``randomness``."""
-    high = (unix_ms & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | randomness >> 62 & 0x0FFF
-    low = 0x8000_0000_0000_0000 | randomness & 0x3FFF_FFFF_FFFF_FFFF
-    text = f"{high:016x}{low:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+RANDOM_BYTES: Final = 10
+"""Of an event id; it shows 74 of their 80 bits."""
+
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # two bits are 10, two random
+
+
+def event_ids(unix_ms: int, randomness: bytes) -> list[str]:
+    """UUIDs of version 7 (RFC 9562 §5.7), one for each `RANDOM_BYTES` of ``randomness``.
+
+    48 bits of Unix time in milliseconds, the version, 12 random bits, the variant, 62 random bits.
+    """
+    time = f"{unix_ms & 0xFFFF_FFFF_FFFF:012x}"
+    stem = f"{time[:8]}-{time[8:]}-7"
+    digits = randomness.hex()
+    return [
+        f"{stem}{digits[i : i + 3]}-{_VARIANT[digits[i + 3]]}{digits[i + 4 : i + 7]}-{digits[i + 7 : i + 19]}"
+        for i in range(0, len(digits), 2 * RANDOM_BYTES)
+    ]

@@ -5,7 +5,7 @@ smaller: only the headers that a stock worker needs, and a body that is plain JS
 anything: `decode` never raises, a malformed message is a value (`Malformed`) that becomes a dead letter.
 
 One header is ours: ``"pipeline": [seq, ms]``, the sequence number and the time at which Redis accepted the event in its
-shard. The write script knows them and completes the message, so `encode` leaves the end open (see `OPEN_END`).
+shard. The write script knows them and completes the message (see `OPEN_END`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ __all__ = [
     "Malformed",
     "accepted_ms",
     "arguments",
+    "body_json",
     "body_of",
     "decode",
     "flush_message",
     "kwargs_json",
     "malformed_kwargs",
     "read_arguments",
+    "refused_header",
 ]
 
 OPEN_END: Final = b"}}"
@@ -40,25 +42,44 @@ _to_json: Final = msgspec.json.Encoder().encode
 
 
 class Envelope:
-    """Encodes events for the queues of one shard. Immutable; make one per shard and keep it."""
+    """What the messages of one queue have in common. Immutable; make one per shard and keep it.
 
-    __slots__ = ("_head", "_middle")
+    ``parts`` are the four texts between which the id, the body, again the id, and what else the headers say stand, all
+    as JSON. The write script puts a message together, so a chunk carries them once and not in every event.
+    """
+
+    __slots__ = ("_length", "parts")
 
     def __init__(self, task: str, queue: str) -> None:
-        self._head = (
-            b'{"content-type":"application/json","content-encoding":"utf-8","properties":{"delivery_info":'
-            b'{"exchange":"","routing_key":' + _to_json(queue) + b'},"delivery_tag":'
+        delivery_info = f'{{"exchange":"","routing_key":{_to_json(queue).decode()}}}'
+        types = '"content-type":"application/json","content-encoding":"utf-8"'
+        self.parts: Final = (
+            f'{{{types},"properties":{{"delivery_info":{delivery_info},"delivery_tag":',
+            '},"body":',
+            f',"headers":{{"lang":"py","task":{_to_json(task).decode()},"id":',
+            ',"pipeline":',
         )
-        self._middle = b',"headers":{"lang":"py","task":' + _to_json(task) + b',"id":'
+        self._length = len("".join(self.parts).encode())
 
-    def encode(self, event: bytes, kwargs: bytes) -> bytes:
-        """The message, open at its end. ``event`` (the id) and ``kwargs`` are JSON texts already."""
-        return self.wrap(event, (b"[[]," + kwargs + b",{}]").decode())
+    def size(self, event: bytes, body: bytes) -> int:
+        """Bytes of the message with this id and this body, open at its end."""
+        return self._length + 2 * len(event) + len(body)
 
-    def wrap(self, event: bytes, body: str, refused: str | None = None) -> bytes:
-        """The message with this body, open at its end; ``refused`` says why the write side did not accept it."""
-        why = b"" if refused is None else b',"refused":' + _to_json(refused)
-        return b"".join((self._head, event, b'},"body":', _to_json(body), self._middle, event, why, b',"pipeline":'))
+    def encode(self, event: bytes, kwargs: bytes, headers: str = "") -> bytes:
+        """The message, open at its end, as the write script puts it together. All are JSON texts already."""
+        head, to_body, to_headers, to_tail = self.parts
+        name, body = event.decode(), body_json(kwargs).decode()
+        return f"{head}{name}{to_body}{body}{to_headers}{name}{headers}{to_tail}".encode()
+
+
+def body_json(kwargs: bytes) -> bytes:
+    """The body of a message, for arguments that are JSON already: JSON in a JSON text."""
+    return _to_json(f"[[],{kwargs.decode()},{{}}]")
+
+
+def refused_header(why: str) -> str:
+    """What the headers say of an event that the write side did not accept."""
+    return f',"refused":{_to_json(why).decode()}'
 
 
 def kwargs_json(changes: list[dict[str, Any]], shard_by: str | None = None) -> bytes:

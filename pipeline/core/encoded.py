@@ -6,33 +6,28 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["Encoded", "EncodedChange", "Written"]
+__all__ = ["Encoded", "Written"]
 
 
-class EncodedChange(msgspec.Struct, frozen=True):
-    """A change as the write script takes it. ``identity`` is ``None`` for an insert, which has no row to cache."""
-
-    table: str
-    identity: str | None
-    json: bytes
-
-
-class Encoded(msgspec.Struct, frozen=True):
+class Encoded(msgspec.Struct, frozen=True, gc=False):
     """An event ready for the queue of its shard.
 
-    ``message`` is open at its end (`pipeline.core.codec.OPEN_END`). With ``dedupe`` a second event of this id within
+    ``id_json`` and ``body`` are what differs between the messages of one queue, as JSON; ``headers`` is what else the
+    headers of this one say (see `pipeline.core.codec.Envelope`). ``rows`` are those that it changes, each named
+    ``table:identity``, with the change as JSON; an insert has none. With ``dedupe`` a second event of this id within
     the dedupe window is the first one.
     """
 
     id: str
-    id_json: bytes
+    id_json: str
     shard: int
-    message: bytes
-    changes: Sequence[EncodedChange]
+    body: str
+    rows: Sequence[tuple[str, str]]
     dedupe: bool = False
+    headers: str = ""
 
 
-class Written(msgspec.Struct, frozen=True):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """What Redis answered: the sequence number in the shard, and whether the id was known already.
 
     ``after`` is the number of the last batch that the shard was done with then.

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from pipeline.core.change import Change, Event, seal
-from pipeline.core.codec import OPEN_END, Envelope, Malformed, decode, kwargs_json
-from pipeline.ports import Batch, Buffer, Claimed, Encoded, EncodedChange, Settled
+from pipeline.core.codec import OPEN_END, Envelope, Malformed, body_json, decode, kwargs_json
+from pipeline.ports import Batch, Buffer, Claimed, Encoded, Settled
 from tests.conformance.whole_buffer import WholeBuffer
 
 TASK = "pipeline.apply_event"
@@ -18,10 +18,10 @@ def encoded(name: str, *changes: Change, dedupe: bool = False, shard: int = 0) -
     wires = [wire for wire, _ in sealed]
     return Encoded(
         id=name,
-        id_json=f'"{name}"'.encode(),
+        id_json=f'"{name}"',
         shard=shard,
-        message=ENVELOPE.encode(f'"{name}"'.encode(), kwargs_json(wires)),
-        changes=[EncodedChange(wire["table"], row, kwargs_json([wire])) for wire, row in sealed],
+        body=body_json(kwargs_json(wires)).decode(),
+        rows=[(f"{wire['table']}:{row}", kwargs_json([wire]).decode()) for wire, row in sealed if row is not None],
         dedupe=dedupe,
     )
 
@@ -84,8 +84,14 @@ def batch_of(events: Sequence[Event | Malformed], number: int, seq: int | None =
     )
 
 
+def message_of(name: str, accepted: bytes, *changes: Change) -> bytes:
+    """The message of the event ``name`` as it stands in the queue."""
+    kwargs = kwargs_json([seal(change)[0] for change in changes or (count(1),)])
+    return ENVELOPE.encode(f'"{name}"'.encode(), kwargs) + accepted + OPEN_END
+
+
 def event(name: str, *changes: Change) -> Event:
     """The event ``name`` as a flush decodes it."""
-    entry = decode(encoded(name, *changes).message + b"[1,0]" + OPEN_END, TASK)
+    entry = decode(message_of(name, b"[1,0]", *changes), TASK)
     assert isinstance(entry, Event), entry
     return entry

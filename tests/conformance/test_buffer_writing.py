@@ -6,7 +6,7 @@ from pipeline.core.change import Change
 from pipeline.errors import PipelineFull, TopologyMismatch
 from pipeline.ports import Empty, Written
 from tests.conformance.conftest import MakeBuffer, both_ways
-from tests.conformance.lane import accept, claimed, count, encoded, names_of, settled
+from tests.conformance.lane import accept, claimed, count, encoded, message_of, names_of, settled
 
 pytestmark = both_ways
 
@@ -81,7 +81,7 @@ def test_a_message_that_is_handed_over_is_the_next_one_and_is_handed_over_once(m
     buffer = make_buffer(max_pending=2)
     accept(buffer, "ab")
     for _ in range(2):  # the second time because the worker died before it acknowledged
-        buffer.hand_over(0, encoded("z").message + b"null}}", "mark")
+        buffer.hand_over(0, message_of("z", b"null"), "mark")
     assert names_of(claimed(buffer)) == ["z", "a", "b"]
 
 

@@ -48,7 +48,7 @@ def writing(config: Config, time: Time) -> Iterator[Writer[Receipt]]:
     intake = RedisIntake(wire, Topology(config), config, blocking_sleep)
     ids = count()
     patience = Patience(config.full_timeout_seconds, lambda: time.now, lambda: 0.5, time.sleep)
-    yield Writer(intake, config, lambda: f"event-{next(ids)}", patience, Receipt)
+    yield Writer(intake, config, lambda number: [f"event-{next(ids)}" for _ in range(number)], patience, Receipt)
     run(wire.close())
 
 

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.change import Change, Event, seal
-from pipeline.core.codec import OPEN_END, Envelope, Malformed, accepted_ms, arguments, decode, flush_message
+from pipeline.core.codec import (
+    OPEN_END,
+    Envelope,
+    Malformed,
+    accepted_ms,
+    arguments,
+    decode,
+    flush_message,
+    refused_header,
+)
 from tests.unit.messages import QUEUE, TASK, message
 from tests.unit.strategies import changes, event_ids, texts
 
@@ -101,8 +110,8 @@ def test_the_arguments_of_an_event_are_those_in_its_message(changes: list[Change
 
 @given(texts)
 def test_an_event_that_was_refused_before_says_so(reason: str) -> None:
-    body = '[[],{"table":"t","key":{"id":1}},{}]'
-    event = decode(Envelope(TASK, QUEUE).wrap(b'"id"', body, reason) + b"[7,8]" + OPEN_END, TASK)
+    kwargs = b'{"table":"t","key":{"id":1}}'
+    event = decode(Envelope(TASK, QUEUE).encode(b'"id"', kwargs, refused_header(reason)) + b"[7,8]" + OPEN_END, TASK)
     assert isinstance(event, Event)
     assert (event.refused, event.seq) == (reason, 7)
 

@@ -7,16 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.change import MAX_EVENT_ID, check_event_id, event_id, shard_of
+from pipeline.core.change import MAX_EVENT_ID, RANDOM_BYTES, check_event_id, event_ids, lane_of, shard_of
 from pipeline.core.values import identity
 from pipeline.errors import InvalidEvent
 
-BITS = st.integers(0, 2**74 - 1)
+RANDOMNESS = st.binary(min_size=RANDOM_BYTES, max_size=RANDOM_BYTES)
 MS = st.integers(0, 2**48 - 1)
 
 
-@given(MS, BITS)
-def test_an_event_id_is_a_uuid_of_version_7_that_holds_the_time(unix_ms: int, randomness: int) -> None:
+def event_id(unix_ms: int, randomness: bytes) -> str:
+    (text,) = event_ids(unix_ms, randomness)
+    return text
+
+
+@given(MS, RANDOMNESS)
+def test_an_event_id_is_a_uuid_of_version_7_that_holds_the_time(unix_ms: int, randomness: bytes) -> None:
     text = event_id(unix_ms, randomness)
     uuid = UUID(text)
     assert str(uuid) == text
@@ -24,21 +29,29 @@ def test_an_event_id_is_a_uuid_of_version_7_that_holds_the_time(unix_ms: int, ra
     assert uuid.int >> 80 == unix_ms
 
 
-@given(MS, BITS)
-def test_every_random_bit_is_in_the_id(unix_ms: int, randomness: int) -> None:
+@given(MS, RANDOMNESS)
+def test_every_random_bit_is_in_the_id(unix_ms: int, randomness: bytes) -> None:
     number = UUID(event_id(unix_ms, randomness)).int
-    assert (number >> 64 & 0xFFF) << 62 | number & 2**62 - 1 == randomness
+    bits = int.from_bytes(randomness)  # four of the second byte stand where the variant leaves room for two
+    assert number >> 64 & 0xFFF == bits >> 68
+    assert number & 2**62 - 1 == bits >> 4 & 2**62 - 1
 
 
-@given(MS, MS, BITS, BITS)
-def test_later_ids_sort_after_earlier_ones_as_text(one: int, other: int, bits: int, more_bits: int) -> None:
+@given(MS, st.lists(RANDOMNESS, max_size=5))
+def test_many_ids_are_the_ids_of_each_randomness(unix_ms: int, parts: list[bytes]) -> None:
+    assert event_ids(unix_ms, b"".join(parts)) == [event_id(unix_ms, part) for part in parts]
+
+
+@given(MS, MS, RANDOMNESS, RANDOMNESS)
+def test_later_ids_sort_after_earlier_ones_as_text(one: int, other: int, bits: bytes, more_bits: bytes) -> None:
     if one != other:
         assert (event_id(one, bits) < event_id(other, more_bits)) == (one < other)
 
 
 def test_the_layout_of_an_id_is_that_of_the_rfc() -> None:
     # RFC 9562, appendix A.6
-    assert event_id(0x017F22E279B0, 0xCC3 << 62 | 0x18C4DC0C0C07398F) == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
+    randomness = bytes.fromhex("cc3 1 8c4 dc0c0c07398f 0".replace(" ", ""))
+    assert event_id(0x017F22E279B0, randomness) == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
 
 
 @pytest.mark.parametrize("text", ["a", "order:42", "größe", "x" * MAX_EVENT_ID, "with space"])
@@ -57,6 +70,13 @@ def test_anything_else_is_no_event_id(event: object) -> None:
 
 
 # --- lanes ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(), st.none() | st.text(), st.text(), st.integers(1, 1024))
+def test_a_change_by_itself_travels_in_the_lane_of_a_group_of_one(
+    table: str, name: str | None, event: str, shards: int
+) -> None:
+    assert lane_of(table, name, event, shards) == shard_of([(table, name)], None, event, shards)
 
 
 def lane(number: int, shards: int = 8) -> int:
@@ -78,7 +98,7 @@ def test_rows_spread_evenly_over_the_lanes() -> None:
 
 
 def test_inserts_spread_by_their_ids() -> None:
-    ids = [event_id(1_700_000_000_000 + number, number * 2**60) for number in range(8000)]
+    ids = [event_id(1_700_000_000_000 + number, number.to_bytes(RANDOM_BYTES)) for number in range(8000)]
     count = Counter(shard_of([("log", None)], None, event, 8) for event in ids)
     assert all(850 < events < 1150 for events in count.values())
 

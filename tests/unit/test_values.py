@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils import json as kombu_json
 
-from pipeline.core.values import from_wire, timedelta_us, to_wire
+from pipeline.core.values import from_wire, timedelta_us, to_wire, travels_as_it_is
 from pipeline.errors import InvalidEvent
 from tests.unit import strategies
 
@@ -234,3 +234,18 @@ def test_microseconds_of_a_duration_are_exact(value: timedelta) -> None:
 def test_python_itself_reads_the_wire_form() -> None:
     wire = to_wire({"a": [1, 1.5, "é"], "b": Decimal(1)})
     assert json.loads(msgspec.json.encode(wire)) == wire
+
+
+UNUSUAL = [math.nan, math.inf, -math.inf, "a\x00", "\ud800", 2**63, 2**20_000, -(2**20_000), object()]
+SUBCLASSED = [SafeText("x"), Amount(7), Level.HIGH, Colour.RED, True]
+
+
+@given(strategies.values | st.sampled_from(UNUSUAL) | st.sampled_from(SUBCLASSED))
+def test_what_travels_as_it_is_at_a_glance_does_so(value: object) -> None:
+    if travels_as_it_is(value):
+        assert exactly(to_wire(value)) == exactly(value)
+
+
+@pytest.mark.parametrize("value", [0, -7, 2**63 - 1, "", "plain text", 0.5, -0.0])
+def test_nearly_every_value_is_seen_to_travel_as_it_is(value: object) -> None:
+    assert travels_as_it_is(value)
