@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pipeline import wiring
+from pipeline.core.codec import Malformed
 from pipeline.core.fold import Row, Wave, fold
 from pipeline.flush import Flusher, FlushReport
-from pipeline.ports import Applied, Claimed, Settled
+from pipeline.ports import Applied, Claimed
 from pipeline.store import isolation, postgres
 from pipeline.store.application import Application
 from tasks import app
@@ -26,7 +27,8 @@ class AcknowledgesFirst(Flusher):
     """Takes the batch out of Redis before it is in Postgres."""
 
     def _apply(self, claim: Claimed, report: FlushReport) -> FlushReport:
-        self._buffer.acknowledge(claim, [Settled(None, [], dead=False) for _ in claim.messages], claim.seq)
+        entries = [Malformed("", message) for message in claim.messages]
+        self._buffer.acknowledge(claim, entries, Applied(seq=claim.seq, rows=0, dead=frozenset()))
         return super()._apply(claim, report)
 
 
