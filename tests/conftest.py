@@ -2,8 +2,11 @@
 
 import itertools
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -24,11 +27,21 @@ settings.register_profile("dev", deadline=None, max_examples=12)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a random name
+ENOUGH_BYTES = 4 * 1024**3
+
+FEWER_ROUNDS = 16_00_00
+"""The version of Postgres from which on passwords may be hashed in fewer rounds."""
+
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     # Nothing here survives a power cut, and no test makes one: a killed server keeps what it gave to the kernel.
-    with Servers(postgres_settings={"fsync": "off"}) as running:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", _quickest_place())
+        servers = Servers(postgres_settings={"fsync": "off"})
+    with servers as running:
+        _cheapen_logins(running.postgres)
         yield running
 
 
@@ -85,6 +98,22 @@ def database_url(postgres: Postgres, new_database: Callable[[], str]) -> Iterato
     name = new_database()
     yield postgres.url_of(name)
     _administer(postgres, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _quickest_place() -> str | None:
+    """In memory if there is enough: each test's database is three hundred files, a tenth of a second on a disk."""
+    try:
+        return str(MEMORY) if shutil.disk_usage(MEMORY).free > ENOUGH_BYTES else None
+    except OSError:
+        return None
+
+
+def _cheapen_logins(postgres: Postgres) -> None:
+    """Store the password with one round of hashing instead of 4096: connecting takes half the time."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        if connection.info.server_version >= FEWER_ROUNDS:
+            connection.execute("SET scram_iterations = 1")
+            connection.execute(sql.SQL("ALTER ROLE CURRENT_USER PASSWORD {}").format(postgres.password))
 
 
 def _administer(postgres: Postgres, statement: sql.Composed) -> None:

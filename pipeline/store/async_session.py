@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pipeline.config import Config
 from pipeline.driving import Home
 from pipeline.store.queries import AsyncQueries, Queries
-from pipeline.store.session import GRACE_SECONDS, Deaf, arguments_of, listening, patience_of, prepare_session
+from pipeline.store.session import GRACE_SECONDS, POOL, Deaf, arguments_of, listening, patience_of, prepare_session
 
 __all__ = ["AsyncSessions", "PatientAsyncConnection"]
 
@@ -115,15 +115,10 @@ class AsyncSessions:
             self._url,
             connection_class=PatientAsyncConnection,
             kwargs=self._arguments,
-            min_size=0,
-            max_size=8,
-            timeout=10.0,
-            max_idle=300.0,
-            reconnect_timeout=1.0,
             check=_check,
             configure=self._configure,
             open=False,
-            name="pipeline",
+            **POOL,
         )
         await pool.open()
         return pool

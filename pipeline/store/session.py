@@ -23,6 +23,7 @@ from pipeline.store.queries import BlockingQueries, Queries
 
 __all__ = [
     "GRACE_SECONDS",
+    "POOL",
     "Deaf",
     "PatientConnection",
     "SessionSource",
@@ -45,6 +46,16 @@ _SCHEMA_MISSING: Final = frozenset({"3F000", "42P01"})
 
 GRACE_SECONDS: Final = 5.0
 """What the way there and back may take, beyond the time that the server may take for a statement."""
+
+POOL: Final[dict[str, Any]] = {
+    "min_size": 0,
+    "max_size": 8,
+    "timeout": 10.0,
+    "max_idle": 300.0,
+    "reconnect_timeout": 1.0,
+    "name": "pipeline",
+}
+"""What every pool of connections is made with."""
 
 _LOOK_FOR_CLIENT_MILLISECONDS: Final = 1000
 """How often a backend that works or waits looks whether its client is still there."""
@@ -274,15 +285,10 @@ class Sessions:
                     self._url,
                     connection_class=PatientConnection,
                     kwargs=self._arguments,
-                    min_size=0,
-                    max_size=8,
-                    timeout=10.0,
-                    max_idle=300.0,
-                    reconnect_timeout=1.0,
                     check=_check,
                     configure=self._configure,
                     open=True,
-                    name="pipeline",
+                    **POOL,
                 )
                 self._pid = os.getpid()
                 self._doubtful = True

@@ -36,6 +36,7 @@ __all__ = ["main"]
 T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.2
+START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 70.0
 LINE_SECONDS: Final = 5.0
 KINDS: Final = (*REDIS_FAULTS, *POSTGRES_FAULTS, *PROCESS_FAULTS, *STOCK_FAULTS)
@@ -99,6 +100,7 @@ class _Run:
         self._world.start()
         self._interrupts.check()
         self._world.start_processes()
+        self._await_work()
         self._disturb()
         self._display.say("Healing everything, and waiting until nothing is pending …")
         self._world.heal()
@@ -106,6 +108,15 @@ class _Run:
         self._stop_producers()
         stuck = self._drain()
         return self._compare(stuck)
+
+    def _await_work(self) -> None:
+        """A fault that comes before there is something to disturb shows nothing."""
+        until = now() + START_SECONDS
+        while not self._world.at_work:
+            self._interrupts.check()
+            if now() > until:
+                raise RunFailed(f"nothing was committed within {START_SECONDS:.0f} s after the start")
+            time.sleep(POLL_SECONDS)
 
     # --- the disturbed part
 

@@ -150,6 +150,12 @@ class World:
         for number in range(len(self.producers.processes)):
             self.producers.start(number)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether a batch has been committed."""
+        with self.database() as connection:
+            return connection.execute("SELECT FROM pipeline.batch LIMIT 1").fetchone() is not None
+
     def heal(self) -> None:
         """End every disturbance. Servers and networks only; all lanes of faults must have ended."""
         self.redis_proxy.heal()

@@ -62,8 +62,7 @@ def default_worker_container(
     worker = ProcessWorker(environment=environment, scratch=tmp_path_factory.mktemp("worker"))
     worker.start()
     yield worker
-    worker.stop()
-    worker.remove()
+    worker.remove()  # as it is: to end in order takes seconds, and is a test of its own
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,6 @@ def default_beat_container(
     beat = ProcessBeat(environment=environment, scratch=tmp_path_factory.mktemp("beat"))
     beat.start()
     yield beat
-    beat.stop()
     beat.remove()
 
 

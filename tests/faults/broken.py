@@ -8,28 +8,30 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import msgspec
 
-from pipeline import wiring
-from pipeline.core.codec import Malformed
+from pipeline import operations
+from pipeline.buffer.redis import RedisBuffer
+from pipeline.core.codec import decode
 from pipeline.core.fold import Row, Wave, fold
-from pipeline.flush import Flusher, FlushReport
 from pipeline.ports import Applied, Claimed
 from pipeline.store import isolation, postgres
 from pipeline.store.application import Application
-from tasks import app
 
 __all__ = ["BUGS", "app"]
 
 
-class AcknowledgesFirst(Flusher):
-    """Takes the batch out of Redis before it is in Postgres."""
+class AcknowledgesFirst(RedisBuffer):
+    """Takes the batch out of Redis when it is about to be written, before it is in Postgres."""
 
-    def _apply(self, claim: Claimed, report: FlushReport) -> FlushReport:
-        entries = [Malformed("", message) for message in claim.messages]
-        self._buffer.acknowledge(claim, entries, Applied(seq=claim.seq, rows=0, dead=frozenset()))
-        return super()._apply(claim, report)
+    def begin(self, batch: Claimed, *, again: bool = False) -> bool:
+        begun = super().begin(batch, again=again)
+        if begun:
+            entries = [decode(message, "pipeline.apply_event") for message in batch.messages]
+            self.acknowledge(batch, entries, Applied(seq=batch.seq, rows=0, dead=frozenset()))
+        return begun
 
 
 class IgnoresTheLedger(Application):
@@ -45,9 +47,15 @@ class IgnoresTheLedger(Application):
         ).fetchone()
         return 1 if row is None else int(row[0])
 
-    def _fresh(self, positions: Sequence[int], window: object) -> Sequence[int]:
-        del window
+    def _unapplied(self, positions: Sequence[int], suspects: Sequence[int], query: str, **bounds: int) -> Sequence[int]:
+        del suspects, query, bounds
         return positions
+
+
+def _put(module: ModuleType, name: str, broken: object) -> None:
+    """Put ``broken`` in the place of what ``module`` uses under ``name``: a bug that nobody calls is none."""
+    assert name in vars(module), f"{module.__name__} does not use {name}"
+    vars(module)[name] = broken
 
 
 def _forget_an_add() -> None:
@@ -61,20 +69,20 @@ def _forget_an_add() -> None:
             kept[adding[-1]] = (table, msgspec.structs.replace(change, add={}), name)
         return fold(kept)
 
-    vars(isolation)["fold"] = forgetful
+    _put(isolation, "fold", forgetful)
 
 
 def _reverse() -> None:
     """The changes of a batch are applied newest first."""
-    vars(isolation)["fold"] = lambda changes: fold(changes[::-1])
+    _put(isolation, "fold", lambda changes: fold(changes[::-1]))
 
 
 def _acknowledge_first() -> None:
-    vars(wiring)["Flusher"] = AcknowledgesFirst
+    _put(operations, "RedisBuffer", AcknowledgesFirst)
 
 
 def _ignore_the_ledger() -> None:
-    vars(postgres)["Application"] = IgnoresTheLedger
+    _put(postgres, "Application", IgnoresTheLedger)
 
 
 BUGS = {
@@ -84,5 +92,6 @@ BUGS = {
     "reverses a batch": _reverse,
 }
 
-assert vars(isolation)["fold"] is fold  # what is put in its place must have been there
 BUGS[os.environ["CHAOS_BUG"]]()
+
+from tasks import app  # noqa: E402 - it makes the pipeline, of parts that must be broken by then

@@ -46,7 +46,7 @@ def chaos(*words: str, bug: str | None = None) -> tuple[int, dict[str, Any]]:
 @pytest.mark.timeout(400)
 def test_faults_at_random_lose_double_and_reorder_nothing() -> None:
     small = ("--workers", "1", "--producers", "2")
-    code, result = chaos("--seed", "3", "--minutes", "0.4", *small)
+    code, result = chaos("--seed", "3", "--minutes", "0.3", *small)
     assert (code, result["ok"]) == (0, True)
     assert result["applied"] > 100
     assert result["faults"] > 5
@@ -58,20 +58,26 @@ def test_faults_at_random_lose_double_and_reorder_nothing() -> None:
 @pytest.mark.parametrize(
     ("bug", "faults", "law"),
     [
-        ("acknowledges before it commits", "postgres_sessions_terminated,postgres_stopped_immediately", "lost"),
-        ("ignores the ledger", "redis_back_in_time,postgres_deaf,postgres_connections_broken", "doubled"),
+        ("acknowledges before it commits", "postgres_disk_full,postgres_serialization", "lost"),
+        ("ignores the ledger", "redis_back_in_time", "doubled"),
         ("forgets an add", "redis_slow", "sum"),
         ("reverses a batch", "redis_slow", "order"),
     ],
 )
 def test_a_service_with_a_bug_is_found_out(bug: str, faults: str, law: str) -> None:
     """A fault may miss the moment in which it would show; three runs of it do not."""
-    small = ("--minutes", "0.12", "--workers", "1", "--producers", "2", "--rate", "200", "--drain-seconds", "20")
-    runs = (chaos("--seed", seed, "--faults", faults, *small, bug=bug) for seed in ("1", "2", "3"))
-    code, result = next((code, result) for code, result in runs if not result["ok"])
-    assert (code, result["ok"]) == (1, False)
-    assert result["violations"][law] > 0
-    first = result["violation"]
+    small = ("--minutes", "0.08", "--workers", "1", "--producers", "2", "--rate", "200", "--drain-seconds", "20")
+    results: list[dict[str, Any]] = []
+    for seed in ("1", "2", "3"):
+        code, result = chaos("--seed", seed, "--faults", faults, *small, bug=bug)
+        assert code == (0 if result["ok"] else 1)
+        results.append(result)
+        if not result["ok"]:
+            break
+    found = results[-1]
+    assert not found["ok"], f"the bug was not found, and this is what happened: {results}"
+    assert found.get("violations", {}).get(law, 0) > 0, found
+    first = found["violation"]
     assert first["events"]
     assert all(event["journal"] and event["in_postgres"] for event in first["events"])
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.integration import preloaded
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).parent / "pipeline"
 SCRIPT = ROOT / "scripts" / "replay_dead_letters.py"
@@ -60,7 +62,16 @@ class CommandLine:
             **settings,
         }
 
-    def __call__(self, *arguments: str | int, program: Path | tuple[str, ...] = PROGRAM) -> Ended:
+    def __call__(self, *arguments: str | int, program: Path | tuple[str, ...] | None = None) -> Ended:
+        """Run it to its end; it is forked off a process that has imported it, unless a ``program`` is given."""
+        if program is None:
+            ended = Ended(*preloaded.run(list(map(str, arguments)), self.environment, SECONDS))
+        else:
+            ended = self._started(program, arguments)
+        assert "Traceback" not in ended.err
+        return ended
+
+    def _started(self, program: Path | tuple[str, ...], arguments: tuple[str | int, ...]) -> Ended:
         done = subprocess.run(
             self._command(program, arguments),
             env=self.environment,
@@ -70,7 +81,6 @@ class CommandLine:
             timeout=SECONDS,
             check=False,
         )
-        assert "Traceback" not in done.stderr
         return Ended(done.returncode, done.stdout, done.stderr)
 
     @contextmanager

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from pipeline import Config, Pipeline
 from pipeline.contrib.embedded import Postgres, Valkey
+from pipeline.store import session
 from tests.integration.scene import Scene
 from tests.twin import Twin
 
@@ -70,6 +71,13 @@ def redis_scene(redis_url: str) -> Iterator[Scene]:
     scene = Scene(redis_url, "postgresql://nowhere.invalid/none")
     yield scene
     scene.close()
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second, not ten, is how long connections are waited for; and not five how long a server may be silent."""
+    monkeypatch.setitem(session.POOL, "timeout", 0.5)
+    monkeypatch.setattr(session, "GRACE_SECONDS", 0.5)
 
 
 @pytest.fixture

@@ -37,12 +37,12 @@ def test_help_needs_no_valid_settings() -> None:
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:
-    assert NOWHERE("--version").out == f"pipeline {version('celery-write-behind')}\n"
+    assert NOWHERE("--version", program=PROGRAM).out == f"pipeline {version('celery-write-behind')}\n"
 
 
 def test_the_package_runs_as_a_module() -> None:
     ended = NOWHERE("--version", program=(sys.executable, "-m", "pipeline.cli"))
-    assert ended == NOWHERE("--version")
+    assert ended == NOWHERE("--version") == NOWHERE("--version", program=PROGRAM)
 
 
 def test_the_replay_script_is_an_executable_python_file_with_the_options_of_the_command() -> None:

@@ -44,8 +44,8 @@ def pipeline(scene: Scene, proxy: Proxy) -> Iterator[Pipeline]:
         yield opened
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("short_patience")
 def test_a_connection_that_passes_nothing_on_ends_the_flush_and_blames_nobody(
     scene: Scene, proxy: Proxy, pipeline: Pipeline
 ) -> None:
@@ -60,6 +60,7 @@ def test_a_connection_that_passes_nothing_on_ends_the_flush_and_blames_nobody(
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.usefixtures("short_patience")
 def test_a_server_that_falls_silent_over_a_batch_is_no_death_of_the_batch(
     scene: Scene, proxy: Proxy, pipeline: Pipeline
 ) -> None:

@@ -162,6 +162,7 @@ def test_a_backend_that_takes_the_server_down_for_a_while_is_not_forgotten(scene
 
 
 @pytest.mark.parametrize("how", ["fast", "immediate"])
+@pytest.mark.usefixtures("short_patience")
 def test_a_server_that_is_stopped_blames_nobody(
     scene: Scene, postgres: Postgres, how: Literal["fast", "immediate"]
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_server_that_is_stopped_blames_nobody(
         postgres.start()
     claim = claimed(scene.buffer())
     assert claim.begun == claim.failures == 4
+    scene.redis.delete(scene.keys.lease)
     drain(pipeline)
     assert dead(pipeline) == []
     assert scene.sql("SELECT id FROM t") == [(1,)]

@@ -63,7 +63,7 @@ def test_the_snippets_of_durability_write_what_they_say(
     scene: Scene, make_valkey: MakeValkey, pipeline_on: MakePipeline
 ) -> None:
     scene.sql("CREATE TABLE orders (id int PRIMARY KEY, total int NOT NULL)")
-    server = make_valkey(appendonly="no", appendfsync="everysec")
+    server = make_valkey(appendonly="no", appendfsync="everysec", repl_diskless_sync_delay=0)
     with redis.Redis.from_url(server.url) as client:
         for command in REDIS_COMMANDS:
             program, *words = shlex.split(command)

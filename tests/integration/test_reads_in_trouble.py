@@ -46,6 +46,7 @@ def n_of(pipeline: Pipeline, key: dict[str, Any] = KEY) -> Any:
 # --- PostgreSQL is down
 
 
+@pytest.mark.usefixtures("short_patience")
 def test_without_postgresql_hits_are_served_and_a_miss_is_an_error(
     scene: Scene, pipeline: Pipeline, postgres: Postgres
 ) -> None:

@@ -202,6 +202,7 @@ def test_pending_changes_that_cannot_be_read_are_no_reason_to_drop_the_row(scene
     assert (found.equal, found.unreadable, found.fixed) == (8, 1, 0)
 
 
+@pytest.mark.usefixtures("short_patience")
 def test_an_outage_is_an_error_and_no_drift(scene: Scene, pipeline: Pipeline, postgres: Postgres) -> None:
     scene.disconnect()
     postgres.stop()

@@ -47,6 +47,7 @@ def locked(scene: Scene, table: str) -> Iterator[None]:
 # --- PostgreSQL is away -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("short_patience")
 def test_while_postgresql_is_away_everything_is_kept_and_written_afterwards(scene: Scene, postgres: Postgres) -> None:
     scene.sql(VIEWS)
     pipeline = scene.pipeline(retry_attempts=1)

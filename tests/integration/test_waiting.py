@@ -320,6 +320,7 @@ def test_what_is_no_receipt_of_this_pipeline_is_refused(pipeline: Pipeline) -> N
 # --- servers that are away
 
 
+@pytest.mark.usefixtures("short_patience")
 def test_while_postgres_is_away_it_goes_on_waiting(
     pipeline: Pipeline, scene: Scene, postgres: Postgres, aside: Aside
 ) -> None:

@@ -239,6 +239,7 @@ def waiting(scene: Scene) -> int:
     return len(scene.sql("SELECT pid FROM pg_locks WHERE NOT granted"))
 
 
+@pytest.mark.usefixtures("short_patience")
 def test_a_pool_whose_connections_are_all_lent_is_not_called_a_server_that_is_away(
     scene: Scene, pipeline: Pipeline
 ) -> None:

@@ -33,7 +33,7 @@ def strict(tables: Scene) -> Pipeline:
 
 @pytest.fixture
 def routing(tables: Scene) -> Pipeline:
-    return tables.pipeline(**ORDERS, write_through_policy="route")
+    return tables.pipeline(**ORDERS, write_through_policy="route", durability_timeout_seconds=0.1)
 
 
 def rows(scene: Scene, table: str) -> list[Any]:
