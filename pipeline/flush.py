@@ -28,7 +28,6 @@ from pipeline.ports import (
     Empty,
     FailureKind,
     Resting,
-    Settled,
     Store,
 )
 from pipeline.telemetry import Probe, Step, ignore
@@ -249,7 +248,7 @@ class Flusher:
         self._tell(claim, entries, applied)
         # set aside before Redis went back in time, for a pause of which it knows nothing: nobody would resume that
         unexplained = not applied.aside <= batch.aside
-        self._buffer.acknowledge(claim, _settled(claim, entries, applied), applied.seq, unexplained=unexplained)
+        self._buffer.acknowledge(claim, entries, applied, unexplained=unexplained)
         self._probe(Step.ACKNOWLEDGED)
         return msgspec.structs.replace(
             report,
@@ -380,18 +379,3 @@ def _kind(meaning: Meaning, contact: Contact) -> FailureKind:
 
 def _ended(report: FlushReport, end: End) -> FlushReport:
     return msgspec.structs.replace(report, end=end)
-
-
-def _settled(claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> list[Settled]:
-    settled = []
-    for position, entry in enumerate(entries):
-        rows: list[tuple[str, str]] = []
-        if isinstance(entry, Event):
-            rows = [
-                (change.table, identity)
-                for change, identity in zip(entry.changes, entry.identities, strict=True)
-                if identity is not None
-            ]
-        aside = claim.messages[position] if position in applied.aside else None
-        settled.append(Settled(entry.seq, rows, position in applied.dead, aside))
-    return settled

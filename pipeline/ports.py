@@ -10,7 +10,7 @@ import msgspec
 
 from pipeline.config import Durability
 from pipeline.core.change import Change, Event
-from pipeline.core.claim import Busy, Claimed, Cut, Empty, FailureKind, PausedTable, Resting, Settled
+from pipeline.core.claim import Busy, Claimed, Cut, Empty, FailureKind, PausedTable, Resting
 from pipeline.core.codec import Malformed
 from pipeline.core.encoded import Encoded, Written
 from pipeline.errors import ApplyFailed, PipelineError
@@ -34,7 +34,6 @@ __all__ = [
     "PausedTable",
     "Resting",
     "Session",
-    "Settled",
     "ShardLedger",
     "ShardState",
     "Store",
@@ -155,10 +154,13 @@ class Buffer(Protocol):
         """Freeze the oldest pending events, or return the frozen batch; takes the lease for ``owner``."""
         ...
 
-    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int, *, unexplained: bool = False) -> bool:
+    def acknowledge(
+        self, batch: Claimed, entries: Sequence[Event | Malformed], applied: Applied, *, unexplained: bool = False
+    ) -> bool:
         """Drop the batch and trim the overlays; ``False`` if somebody else has done so. Not one step: resumable.
 
-        ``unexplained``: Redis does not know why some of it is set aside. It is claimed again, before anything newer.
+        ``entries`` are the events of the batch, decoded, and ``applied`` is what became of them. ``unexplained``:
+        Redis does not know why some of it is set aside. It is claimed again, before anything newer.
         """
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -12,13 +13,16 @@ import redis
 from redis.commands.core import Script
 
 from pipeline.buffer.connection import connect, translated
-from pipeline.buffer.keys import Keys
-from pipeline.buffer.replies import Why, field_of, parts, paused_tables, per_row, shard_state
+from pipeline.buffer.keys import Keys, ShardKeys
+from pipeline.buffer.replies import Why, field_of, parts, paused_tables, shard_state
 from pipeline.buffer.writing import WANTED_AGAIN_MS
 from pipeline.config import Config
+from pipeline.core.change import Event
+from pipeline.core.codec import Malformed
 from pipeline.core.drain import TAU_SECONDS
 from pipeline.errors import BufferUnavailable
 from pipeline.ports import (
+    Applied,
     Busy,
     Claimed,
     Cut,
@@ -26,7 +30,6 @@ from pipeline.ports import (
     FailureKind,
     PausedTable,
     Resting,
-    Settled,
     ShardState,
 )
 
@@ -82,7 +85,10 @@ class RedisBuffer:
                 return Empty(paused_tables(paused))
             case [b"resting", milliseconds]:
                 return Resting(milliseconds / 1000)
-            case [b"batch", batch_id, seq, begun, failures, tries, paused, held, settled, accepted, source, *messages]:
+            case [b"batch", batch_id, seq, begun, failures, tries, paused, held, settled, accepted, source]:
+                messages = self._messages(names, batch_id)
+                if messages is None:
+                    return Busy()
                 return Claimed(
                     shard=shard,
                     id=batch_id.decode(),
@@ -101,29 +107,36 @@ class RedisBuffer:
             case _:
                 raise BufferUnavailable(f"unexpected reply of the claim script: {reply!r:.200}")
 
-    def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int, *, unexplained: bool = False) -> bool:
+    def _messages(self, names: ShardKeys, batch_id: bytes) -> list[bytes] | None:
+        """The messages of the frozen batch, oldest first; ``None`` if it is another one by now."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hget(names.state, "batch_id")
+        pipe.lrange(names.batch, 0, -1)
+        with translated():
+            frozen, messages = pipe.execute()
+        return messages[::-1] if frozen == batch_id else None
+
+    def acknowledge(
+        self, batch: Claimed, entries: Sequence[Event | Malformed], applied: Applied, *, unexplained: bool = False
+    ) -> bool:
         """See `pipeline.ports.Buffer.acknowledge`."""
         names = self._keys.shards[batch.shard]
+        shard_keys = [names.batch, names.state, names.parked, names.held, names.paused, names.events, names.resumed]
         ttl_ms = round(self._config.cache_ttl_seconds * 1000)
-        held = len(events)
-        highest = max((event.seq for event in events if event.seq and event.seq <= batch.accepted), default=0)
-        leaving = sum(event.aside is None for event in events)
+        held = len(entries)
+        highest = max((entry.seq for entry in entries if entry.seq and entry.seq <= batch.accepted), default=0)
+        leaving = held - len(applied.aside)
         pipe = self._redis.pipeline(transaction=False)
         script = self._scripts["acknowledge"]
-        for part in parts(events):
-            keys = [names.batch, names.state, names.parked, names.held, names.paused, names.events, names.resumed]
-            args: list[Any] = [batch.id, held, len(part), seq, ttl_ms, highest, int(unexplained), leaving, _TAU_MS]
-            aside = sorted((event for event in part if event.aside is not None), key=lambda event: event.seq or 0)
-            touched = {row for event in aside for row in event.rows}
-            args += (len(aside), *(event.aside for event in aside), len(touched))
-            args += [part for table, identity in touched for part in (table, f"{table}:{identity}")]
-            numbers: list[int] = []
-            for row, (count, last, dead) in per_row(part).items():
-                keys += (names.overlay + row, names.row + row)
-                numbers += (count, last, int(dead))
-            args.append(_pack(numbers))
-            script(keys=keys, args=args, client=pipe)
-            held -= len(part)
+        for part in parts(entries, applied):
+            aside = sorted(part.aside, key=lambda position: entries[position].seq or 0)
+            args: list[Any] = [batch.id, held, part.events, applied.seq, ttl_ms, highest, int(unexplained), leaving]
+            args += (_TAU_MS, len(aside), *(batch.messages[position] for position in aside), len(part.touched))
+            args += [word for row, table in part.touched.items() for word in (table, row)]
+            args.append(_pack(list(chain.from_iterable(part.rows.values()))))
+            overlays = [names.overlay + row for row in part.rows]
+            script(keys=[*shard_keys, *overlays, *(names.row + row for row in part.rows)], args=args, client=pipe)
+            held -= part.events
         with translated():
             replies: list[int] = pipe.execute()
         return replies[-1] == 0

@@ -9,7 +9,7 @@ import msgspec
 
 from pipeline.core.change import printable
 
-__all__ = ["Busy", "Claimed", "Cut", "Empty", "FailureKind", "PausedTable", "Resting", "Settled"]
+__all__ = ["Busy", "Claimed", "Cut", "Empty", "FailureKind", "PausedTable", "Resting"]
 
 
 class PausedTable(msgspec.Struct, frozen=True):
@@ -86,20 +86,6 @@ class Resting(msgspec.Struct, frozen=True):
     """The frozen batch failed and is not due before ``seconds`` have passed."""
 
     seconds: float
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """One event of an applied batch, as the acknowledgement needs it.
-
-    ``rows`` are the (table, identity) pairs of its keyed changes; ``seq`` is ``None`` for a message that did not come
-    through the write script and so has no overlay; ``dead`` says that it became a dead letter. ``aside`` is its message
-    if it was not applied but is to be set aside.
-    """
-
-    seq: int | None
-    rows: Sequence[tuple[str, str]]
-    dead: bool
-    aside: bytes | None = None
 
 
 class Cut(StrEnum):

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.core.change import Change, Event, seal
 from pipeline.core.codec import OPEN_END, Envelope, Malformed, body_json, decode, kwargs_json
-from pipeline.ports import Batch, Buffer, Claimed, Encoded, Settled
+from pipeline.ports import Applied, Batch, Buffer, Claimed, Encoded
 from tests.conformance.whole_buffer import WholeBuffer
 
 TASK = "pipeline.apply_event"
@@ -53,20 +53,24 @@ def names_of(claim: Claimed) -> list[str]:
     return [event.id for event in events_of(claim)]
 
 
-def settled(claim: Claimed, dead: Collection[str] = ()) -> list[Settled]:
-    """The events of a claim as an acknowledgement needs them; those named in ``dead`` became dead letters."""
-    return [
-        Settled(
-            event.seq,
-            [
-                (change.table, row)
-                for change, row in zip(event.changes, event.identities, strict=True)
-                if row is not None
-            ],
-            event.id in dead,
-        )
-        for event in events_of(claim)
-    ]
+def acknowledge(
+    buffer: Buffer,
+    claim: Claimed,
+    *,
+    seq: int | None = None,
+    dead: Collection[str] = (),
+    aside: Collection[str] = (),
+    unexplained: bool = False,
+) -> bool:
+    """Acknowledge a claim; the events named in ``dead`` became dead letters, those in ``aside`` are set aside."""
+    entries = [decode(message, TASK) for message in claim.messages]
+    applied = Applied(
+        seq=claim.seq if seq is None else seq,
+        rows=0,
+        dead=frozenset(position for position, entry in enumerate(entries) if entry.id in dead),
+        aside=frozenset(position for position, entry in enumerate(entries) if entry.id in aside),
+    )
+    return buffer.acknowledge(claim, entries, applied, unexplained=unexplained)
 
 
 def batch_of(events: Sequence[Event | Malformed], number: int, seq: int | None = None, **facts: Any) -> Batch:

@@ -9,9 +9,9 @@ import pytest
 import redis
 
 from pipeline.core.change import Change
-from pipeline.ports import Claimed, Empty, Settled
+from pipeline.ports import Applied, Claimed, Empty
 from tests.conformance.conftest import MakeBuffer
-from tests.conformance.lane import accept, claimed, count, encoded, events_of, names_of, settled
+from tests.conformance.lane import accept, acknowledge, claimed, count, encoded, events_of, names_of
 
 OVERLAY = "pipeline.overlay.{0}:views:page="
 ROW = "pipeline.row.{0}:views:page="
@@ -34,7 +34,7 @@ def test_an_acknowledged_batch_leaves_only_what_came_later(make_buffer: MakeBuff
     accept(buffer, "c", count(2))
     accept(buffer, "d", count(1))
     claim = claimed(buffer)
-    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert acknowledge(buffer, claim)
     assert (overlay(client, 1), overlay(client, 2)) == (["d"], [])
     assert names_of(claimed(buffer)) == ["d"]
 
@@ -44,7 +44,7 @@ def test_an_event_that_touches_a_row_twice_leaves_no_trace(make_buffer: MakeBuff
     buffer.write(0, [encoded("a", count(1), Change("log", insert={"x": 1}), count(2), count(1))])
     assert overlay(client, 1) == ["a", "a"]
     claim = claimed(buffer)
-    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert acknowledge(buffer, claim)
     assert client.keys("pipeline.overlay*") == []
 
 
@@ -52,10 +52,10 @@ def test_a_second_acknowledgement_changes_nothing(make_buffer: MakeBuffer, clien
     buffer = make_buffer()
     accept(buffer, "ab")
     claim = claimed(buffer)
-    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert acknowledge(buffer, claim)
     accept(buffer, "cd")
     following = claimed(buffer)
-    assert not buffer.acknowledge(claim, settled(claim), 1)
+    assert not acknowledge(buffer, claim)
     assert overlay(client, 1) == ["c", "d"]
     assert claimed(buffer).messages == following.messages
     assert buffer.states()[0].committed_batches == 1
@@ -66,7 +66,7 @@ def test_a_batch_that_was_halved_meanwhile_cannot_be_acknowledged(make_buffer: M
     accept(buffer, "abcd")
     whole = claimed(buffer)
     buffer.halve(whole, suspected=False)
-    assert not buffer.acknowledge(whole, settled(whole), 1)
+    assert not acknowledge(buffer, whole)
     assert overlay(client, 1) == ["a", "b", "c", "d"]
     assert names_of(claimed(buffer)) == ["a", "b"]
 
@@ -75,7 +75,7 @@ def test_a_batch_of_malformed_messages_can_be_acknowledged(make_buffer: MakeBuff
     buffer = make_buffer()
     client.lpush("pipeline.events.{0}", b"no event")
     claim = claimed(buffer)
-    assert buffer.acknowledge(claim, [Settled(None, (), dead=True)], 1)
+    assert acknowledge(buffer, claim)
     assert buffer.claim(0, "me") == Empty()
 
 
@@ -92,7 +92,7 @@ def big(make_buffer: MakeBuffer) -> Claimed:
 def test_a_large_batch_is_acknowledged_as_a_whole(make_buffer: MakeBuffer, client: Any) -> None:
     claim = big(make_buffer)
     assert len(claim.messages) == MANY
-    assert make_buffer().acknowledge(claim, settled(claim), 1)
+    assert acknowledge(make_buffer(), claim)
     assert client.keys("pipeline.overlay*") == [f"{OVERLAY}0".encode()]
     assert names_of(claimed(make_buffer())) == ["later"]
 
@@ -106,7 +106,7 @@ def test_an_acknowledgement_cut_short_leaves_the_rest_to_be_acknowledged(
     rest = claimed(make_buffer())
     assert (rest.id, rest.seq, rest.messages) == (claim.id, claim.seq, claim.messages[done:])
     assert len(client.keys("pipeline.overlay*")) == MANY - done + (done > 0)  # the row of "later" keeps its own
-    assert make_buffer().acknowledge(rest, settled(rest), 1)
+    assert acknowledge(make_buffer(), rest)
     assert client.keys("pipeline.overlay*") == [f"{OVERLAY}0".encode()]
     assert names_of(claimed(make_buffer())) == ["later"]
 
@@ -118,8 +118,8 @@ def test_a_zombie_that_holds_the_whole_batch_does_no_harm_to_an_acknowledgement_
     claim = big(make_buffer)
     begin_to_acknowledge(client, claim, done)
     rest = claimed(make_buffer())
-    make_buffer().acknowledge(claim, settled(claim), 1)
-    make_buffer().acknowledge(rest, settled(rest), 1)
+    acknowledge(make_buffer(), claim)
+    acknowledge(make_buffer(), rest)
     assert client.keys("pipeline.overlay*") == [f"{OVERLAY}0".encode()]
     following = claimed(make_buffer())
     assert (names_of(following), following.seq) == (["later"], 2)
@@ -130,11 +130,10 @@ def begin_to_acknowledge(client: Any, claim: Claimed, done: int) -> None:
     script = (files("pipeline.buffer") / "lua" / "acknowledge.lua").read_text()
     keys = [f"pipeline.{name}.{{0}}" for name in ("batch", "shard", "parked", "held", "paused", "events", "resumed")]
     numbers: list[int] = []
-    for event in events_of(claim)[:done]:
-        keys += (
-            f"pipeline.overlay.{{0}}:views:{event.identities[0]}",
-            f"pipeline.row.{{0}}:views:{event.identities[0]}",
-        )
+    settled = events_of(claim)[:done]
+    for kind in ("overlay", "row"):
+        keys += [f"pipeline.{kind}.{{0}}:views:{event.identities[0]}" for event in settled]
+    for event in settled:
         assert event.seq is not None
         numbers += (1, event.seq, 0)
     args = [claim.id, len(claim.messages), done, 1, 1000, done, 0, 0, 30_000, 0, 0, msgspec.msgpack.encode(numbers)]
@@ -154,25 +153,25 @@ def three_of_five(make_buffer: MakeBuffer) -> Claimed:
 def test_when_overlay_entries_were_lost_the_later_ones_stay(make_buffer: MakeBuffer, client: Any, lost: int) -> None:
     claim = three_of_five(make_buffer)
     client.lpop(f"{OVERLAY}1", lost)
-    assert make_buffer().acknowledge(claim, settled(claim), 1)
+    assert acknowledge(make_buffer(), claim)
     assert overlay(client, 1) == ["d", "e"][max(0, lost - 3) :]
 
 
 def test_when_the_overlay_was_deleted_nothing_is_left(make_buffer: MakeBuffer, client: Any) -> None:
     claim = three_of_five(make_buffer)
     client.delete(f"{OVERLAY}1")
-    assert make_buffer().acknowledge(claim, settled(claim), 1)
+    assert acknowledge(make_buffer(), claim)
     assert overlay(client, 1) == []
 
 
 def test_settled_entries_that_came_back_go_with_the_next_acknowledgement(make_buffer: MakeBuffer, client: Any) -> None:
     claim = three_of_five(make_buffer)
     older = client.lrange(f"{OVERLAY}1", 0, -1)
-    assert make_buffer().acknowledge(claim, settled(claim), 1)
+    assert acknowledge(make_buffer(), claim)
     client.delete(f"{OVERLAY}1")
     client.rpush(f"{OVERLAY}1", *older)
     following = claimed(make_buffer())
-    assert make_buffer().acknowledge(following, settled(following), 2)
+    assert acknowledge(make_buffer(), following)
     assert client.keys("pipeline.overlay*") == []
 
 
@@ -186,10 +185,10 @@ def test_a_cached_row_lives_for_its_time_once_nothing_of_it_is_pending(make_buff
     accept(buffer, "abc")
     assert client.ttl(f"{ROW}1") == -1
     claim = claimed(buffer)
-    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert acknowledge(buffer, claim)
     assert client.ttl(f"{ROW}1") == -1
     claim = claimed(buffer)
-    assert buffer.acknowledge(claim, settled(claim), 2)
+    assert acknowledge(buffer, claim)
     assert 90 < client.ttl(f"{ROW}1") <= 100
     assert client.hgetall(f"{ROW}1") == {b"": b"life", b"page": b"1", b"n": b"3"}
 
@@ -200,7 +199,7 @@ def test_a_dead_event_drops_the_cached_rows_that_it_touched(make_buffer: MakeBuf
         client.hset(f"{ROW}{page}", mapping={"": "life", "page": page, "n": 0})
     buffer.write(0, [encoded("a", count(1), count(2)), encoded("b", count(3)), encoded("c", count(1))])
     claim = claimed(buffer)
-    assert buffer.acknowledge(claim, settled(claim, dead={"a"}), 1)
+    assert acknowledge(buffer, claim, dead={"a"})
     assert client.keys("pipeline.row*") == [f"{ROW}3".encode()]
 
 
@@ -210,7 +209,7 @@ def test_what_was_in_no_overlay_drops_its_cached_row(make_buffer: MakeBuffer, cl
     accept(buffer, "a")
     client.delete(f"{OVERLAY}1")
     claim = claimed(buffer)
-    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert acknowledge(buffer, claim)
     assert client.keys("pipeline.row*") == []
 
 
@@ -220,8 +219,9 @@ def test_an_event_that_came_past_the_write_script_drops_its_cached_row(make_buff
     claim = claimed(buffer)
     client.delete(f"{OVERLAY}1")
     client.hset(f"{ROW}1", mapping={"": "life", "page": 1, "n": 0})
-    events = [msgspec.structs.replace(event, seq=None) for event in settled(claim)]
-    assert buffer.acknowledge(claim, events, 1)
+    (event,) = events_of(claim)
+    unnumbered = msgspec.structs.replace(event, seq=None)
+    assert buffer.acknowledge(claim, [unnumbered], Applied(seq=1, rows=1, dead=frozenset()))
     assert client.keys("pipeline.row*") == []
 
 
@@ -234,6 +234,6 @@ def test_a_reader_that_is_on_its_way_keeps_its_ticket_and_its_time(
     claim = claimed(buffer)
     client.hset(f"{ROW}1", "", tag)
     client.expire(f"{ROW}1", 2)
-    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert acknowledge(buffer, claim)
     assert client.exists(f"{ROW}1") == left
     assert client.ttl(f"{ROW}1") <= 2

@@ -1,13 +1,12 @@
 """Any `Buffer`: a batch is frozen until it is acknowledged, whoever claims it."""
 
-import msgspec
 import pytest
 
 from pipeline.core.change import Change
 from pipeline.errors import TopologyMismatch
 from pipeline.ports import Busy, Claimed, Empty, FailureKind, PausedTable, Resting
 from tests.conformance.conftest import MakeBuffer
-from tests.conformance.lane import accept, claimed, names_of, settled
+from tests.conformance.lane import accept, acknowledge, claimed, names_of
 from tests.integration.scene import eventually
 
 
@@ -30,7 +29,7 @@ def test_a_frozen_batch_is_returned_unchanged_until_it_is_acknowledged(make_buff
     accept(buffer, "cdef")
     again = claimed(buffer)
     assert (again.id, again.seq, again.messages) == (first.id, first.seq, first.messages)
-    assert buffer.acknowledge(again, settled(again), 1)
+    assert acknowledge(buffer, again)
     following = claimed(buffer)
     assert names_of(following) == ["c", "d", "e"]
     assert following.id != first.id
@@ -41,7 +40,7 @@ def test_the_sequence_goes_on_from_what_was_acknowledged(make_buffer: MakeBuffer
     buffer = make_buffer(batch_size=1)
     accept(buffer, "ab")
     claim = claimed(buffer)
-    assert buffer.acknowledge(claim, settled(claim), 41)
+    assert acknowledge(buffer, claim, seq=41)
     assert claimed(buffer).seq == 42
 
 
@@ -53,7 +52,7 @@ def test_a_batch_holds_only_as_many_bytes_as_it_may_but_at_least_one_event(make_
     for limit in (1, size + 1, 100 * size):
         claim = claimed(make_buffer(batch_bytes=limit, batch_size=100))
         sizes.append(len(claim.messages))
-        assert make_buffer().acknowledge(claim, settled(claim), claim.seq)
+        assert acknowledge(make_buffer(), claim)
     assert sizes == [1, 2, 4]
 
 
@@ -83,7 +82,7 @@ def test_an_empty_shard_is_leased_to_nobody(make_buffer: MakeBuffer) -> None:
     buffer = make_buffer()
     accept(buffer, "a")
     claim = claimed(buffer, "me")
-    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert acknowledge(buffer, claim)
     assert buffer.claim(0, "me") == Empty()
     assert buffer.claim(0, "you") == Empty()
     assert not buffer.states()[0].leased
@@ -146,7 +145,7 @@ def test_the_failures_of_a_batch_end_with_it(make_buffer: MakeBuffer) -> None:
     claim = claimed(buffer)
     buffer.fail(claim, "no luck", 0, FailureKind.BOUNDED)
     again = claimed(buffer)
-    assert buffer.acknowledge(again, settled(again), 1)
+    assert acknowledge(buffer, again)
     following = claimed(buffer)
     assert (following.begun, following.failures, following.tries) == (0, 0, 0)
     state = buffer.states()[0]
@@ -157,7 +156,7 @@ def test_a_failure_of_a_batch_that_is_gone_is_not_recorded(make_buffer: MakeBuff
     buffer = make_buffer(batch_size=1)
     accept(buffer, "ab")
     gone = claimed(buffer)
-    assert buffer.acknowledge(gone, settled(gone), 1)
+    assert acknowledge(buffer, gone)
     buffer.fail(gone, "too late", 30)
     assert claimed(buffer).failures == 0
     buffer.fail(gone, "too late", 30)
@@ -200,7 +199,7 @@ def test_only_the_last_failure_says_whether_postgresql_was_unreachable(make_buff
     buffer.fail(claim, "no luck", 0)
     assert not buffer.states()[0].unreachable
     buffer.fail(claim, "connection refused", 0, FailureKind.UNREACHABLE)
-    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert acknowledge(buffer, claim)
     assert not buffer.states()[0].unreachable
 
 
@@ -217,7 +216,7 @@ def test_halving_keeps_the_older_half_and_the_order(make_buffer: MakeBuffer, hel
     half = claimed(buffer)
     assert (half.id != whole.id, half.seq) == (True, whole.seq)
     assert "".join(names_of(half)) == held[:kept]
-    assert buffer.acknowledge(half, settled(half), 1)
+    assert acknowledge(buffer, half)
     rest = claimed(make_buffer(batch_size=100))
     assert "".join(names_of(rest)) == held[kept:] + "yz"
 
@@ -227,11 +226,7 @@ def test_a_half_of_what_was_set_aside_goes_back_before_what_came_later(make_buff
     accept(buffer, "abcdef")
     for _ in range(2):
         claim = claimed(buffer)
-        aside = [
-            msgspec.structs.replace(event, aside=message)
-            for event, message in zip(settled(claim), claim.messages, strict=True)
-        ]
-        assert buffer.acknowledge(claim, aside, claim.seq)
+        assert acknowledge(buffer, claim, aside=names_of(claim))
     buffer.pause(0, paused := PausedTable("views", 0, "gone", b"{}"))
     buffer.resume(0, paused)
     accept(buffer, "g")
@@ -241,7 +236,7 @@ def test_a_half_of_what_was_set_aside_goes_back_before_what_came_later(make_buff
             assert buffer.halve(found, suspected=False)
             continue
         seen += names_of(found)
-        assert buffer.acknowledge(found, settled(found), found.seq)
+        assert acknowledge(buffer, found)
     assert "".join(seen) == "abcdefg"
 
 
@@ -266,7 +261,7 @@ def test_the_other_half_of_a_suspected_batch_is_searched_next(make_buffer: MakeB
     searched = []
     while isinstance(found := buffer.claim(0, "me"), Claimed):
         searched.append(("".join(names_of(found)), found.begun - found.failures))
-        assert buffer.acknowledge(found, settled(found), found.seq)
+        assert acknowledge(buffer, found)
     # one death counts against an event that is left alone
     assert searched == [("abcd", 0), ("ef", 0), ("g", 1), ("h", 1), ("ijkl", 0)]
 
@@ -277,7 +272,7 @@ def test_a_single_event_and_a_batch_that_is_gone_cannot_be_halved(make_buffer: M
     single = claimed(buffer)
     assert not buffer.halve(single, suspected=False)
     assert claimed(buffer).id == single.id
-    assert buffer.acknowledge(single, settled(single), 1)
+    assert acknowledge(buffer, single)
     accept(buffer, "bcd")
     claimed(buffer)
     assert not buffer.halve(single, suspected=False)

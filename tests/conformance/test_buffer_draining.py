@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import pytest
 import redis
 
@@ -11,7 +10,7 @@ from pipeline.core.drain import LATELY_SECONDS
 from pipeline.errors import PipelineFull
 from pipeline.ports import Buffer
 from tests.conformance.conftest import MakeBuffer
-from tests.conformance.lane import accept, claimed, encoded, settled
+from tests.conformance.lane import accept, acknowledge, claimed, encoded
 
 STATE = "pipeline.shard.{0}"
 MOMENTS = ("drained_at", "busy_since")
@@ -34,7 +33,7 @@ def drain(buffer: Buffer, client: Any, seconds: int) -> None:
     """Claim a batch, and acknowledge it ``seconds`` later."""
     claim = claimed(buffer)
     let_pass(client, seconds)
-    assert buffer.acknowledge(claim, settled(claim), claim.seq)
+    assert acknowledge(buffer, claim)
 
 
 def per_second(buffer: Buffer) -> float | None:
@@ -84,8 +83,7 @@ def test_events_that_are_set_aside_are_not_drained(make_buffer: MakeBuffer, clie
     accept(buffer, "ab")
     claim = claimed(buffer)
     let_pass(client, 10)
-    one, other = settled(claim)
-    assert buffer.acknowledge(claim, [one, msgspec.structs.replace(other, aside=claim.messages[1])], 1)
+    assert acknowledge(buffer, claim, aside={"b"})
     assert 0.1 * SLOW <= (per_second(buffer) or 0) <= 0.1
 
 

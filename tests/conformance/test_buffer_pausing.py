@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection
 
-import msgspec
 import pytest
 
 from pipeline.core.change import Change
 from pipeline.ports import Buffer, Claimed, PausedTable
 from tests.conformance.conftest import MakeBuffer
-from tests.conformance.lane import accept, claimed, names_of, settled
+from tests.conformance.lane import accept, acknowledge, claimed, names_of
 
 ODD = ["views", "shop.views", '"a:b"', '"a"', '"a.b"', '"say ""a"""']
 COLUMNS = [None, "n", "a:b", "a", ".", '"', "n\nn", "ä 🙂"]
@@ -27,11 +26,7 @@ def named(buffer: Buffer) -> set[tuple[str, str | None]]:
 
 def set_aside(buffer: Buffer, claim: Claimed, names: Collection[str]) -> None:
     """Acknowledge the claim, and set those events of it aside that are in ``names``."""
-    events = [
-        msgspec.structs.replace(event, aside=message) if name in names else event
-        for event, message, name in zip(settled(claim), claim.messages, names_of(claim), strict=True)
-    ]
-    assert buffer.acknowledge(claim, events, claim.seq)
+    assert acknowledge(buffer, claim, aside=names)
 
 
 def test_what_is_paused_is_told_as_it_was_paused_however_it_is_called(make_buffer: MakeBuffer) -> None:
@@ -99,11 +94,7 @@ def test_what_is_set_aside_for_no_pause_that_is_known_comes_back_before_what_is_
     buffer.pause(0, paused("views", "typo"))
     accept(buffer, "abc")
     claim = claimed(buffer)
-    events = [
-        msgspec.structs.replace(event, aside=message)
-        for event, message in zip(settled(claim), claim.messages, strict=True)
-    ]
-    assert buffer.acknowledge(claim, events, claim.seq, unexplained=True)
+    assert acknowledge(buffer, claim, aside=names_of(claim), unexplained=True)
     again = claimed(buffer)
     assert (names_of(again), again.resumed, again.held) == (["a", "b"], True, 0)
     assert named(buffer) == {("views", "typo")}

@@ -6,7 +6,7 @@ from pipeline.core.change import Change
 from pipeline.errors import PipelineFull, TopologyMismatch
 from pipeline.ports import Empty, Written
 from tests.conformance.conftest import MakeBuffer, both_ways
-from tests.conformance.lane import accept, claimed, count, encoded, message_of, names_of, settled
+from tests.conformance.lane import accept, acknowledge, claimed, count, encoded, message_of, names_of
 
 pytestmark = both_ways
 
@@ -40,7 +40,7 @@ def test_a_known_id_is_known_after_its_batch_is_gone(make_buffer: MakeBuffer) ->
     buffer = make_buffer()
     buffer.write(0, [encoded("a", dedupe=True)])
     claim = claimed(buffer)
-    assert buffer.acknowledge(claim, settled(claim), 1)
+    assert acknowledge(buffer, claim)
     assert buffer.write(0, [encoded("a", dedupe=True)]) == [Written(1, duplicate=True)]
     assert buffer.claim(0, "me") == Empty()
 

@@ -16,7 +16,7 @@ from pipeline import operations
 from pipeline.buffer.redis import RedisBuffer
 from pipeline.core.codec import decode
 from pipeline.core.fold import Row, Wave, fold
-from pipeline.ports import Applied, Claimed, Settled
+from pipeline.ports import Applied, Claimed
 from pipeline.store import isolation, postgres
 from pipeline.store.application import Application
 
@@ -30,7 +30,7 @@ class AcknowledgesFirst(RedisBuffer):
         begun = super().begin(batch, again=again)
         if begun:
             entries = [decode(message, "pipeline.apply_event") for message in batch.messages]
-            self.acknowledge(batch, [Settled(entry.seq, [], dead=False) for entry in entries], batch.seq)
+            self.acknowledge(batch, entries, Applied(seq=batch.seq, rows=0, dead=frozenset()))
         return begun
 
 

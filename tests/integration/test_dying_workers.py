@@ -16,7 +16,7 @@ from pipeline.contrib.embedded import Postgres
 from pipeline.core.verdict import Halve, judge_crash
 from pipeline.flush import End
 from pipeline.ports import Claimed, FailureKind
-from tests.conformance.lane import accept, claimed, names_of, settled
+from tests.conformance.lane import accept, acknowledge, claimed, names_of
 from tests.integration.scene import Scene, dead, drain, eventually
 
 EVENTS = 16
@@ -117,7 +117,7 @@ def attempts_to_bury(scene: Scene, buffer: RedisBuffer, killer: str) -> tuple[in
                 continue
         else:
             buried += names
-        assert buffer.acknowledge(claim, settled(claim), claim.seq)
+        assert acknowledge(buffer, claim)
     return attempts, buried
 
 

@@ -33,8 +33,9 @@ def test_a_full_redis_refuses_writes_and_keeps_nothing_of_them(full: Scene) -> N
     assert {key: full.redis.dump(key) for key in full.redis.keys("*")} == before
 
 
-def test_a_full_redis_can_be_drained_by_a_new_process(full: Scene) -> None:
-    pipeline = full.pipeline()
+@pytest.mark.parametrize("batch_size", [1, 2, 5000])
+def test_a_full_redis_can_be_drained_by_a_new_process(full: Scene, batch_size: int) -> None:
+    pipeline = full.pipeline(batch_size=batch_size)
     assert pipeline.shards_to_flush() == [0]
     assert drain(pipeline).events == 3
     assert full.sql("SELECT sum(views) FROM page_views") == [(3,)]

@@ -2,7 +2,7 @@
 -- batch itself is the progress, so a crash between two calls only leaves the rest of it to be acknowledged again.
 --
 -- KEYS  1 batch list   2 shard hash   3 parked list   4 held set   5 paused hash   6 events list   7 resumed list
---       then per row: overlay list, row hash
+--       then the overlay lists of rows, then the row hashes of these
 -- ARGV  1 batch id   2 events that the batch holds now   3 events to drop   4 the shard's seq when the batch is done
 --       5 time to live of a clean cached row in milliseconds   6 number of the last event of the batch, 0 if none has one
 --       7 1 if Redis knows of no pause for some of what is set aside: the next claim takes all of it back
@@ -62,32 +62,63 @@ for _ = 1, touched do
   end
   arg = arg + 2
 end
-local numbers, n = cmsgpack.unpack(ARGV[arg]), 1
-for i = 8, #KEYS, 2 do
-  local overlay, row, drop, last = KEYS[i], KEYS[i + 1], numbers[n], numbers[n + 1]
-  local spoilt = numbers[n + 2] == 1
-  local dropped = drop > 0 and redis.call('LPOP', overlay, drop) or {}
-  if drop > 0 and (#dropped ~= drop or head_seq(dropped[drop]) ~= last) then
-    -- somebody deleted or restored entries, or took a message out: drop what is settled, and only that
-    spoilt = true
-    for j = #dropped, 1, -1 do
-      if head_seq(dropped[j]) > last then
-        redis.call('LPUSH', overlay, dropped[j])
-      end
-    end
-    local seq = head_seq(redis.call('LINDEX', overlay, 0))
-    while seq and seq <= last do
-      redis.call('LPOP', overlay)
-      seq = head_seq(redis.call('LINDEX', overlay, 0))
+local numbers = cmsgpack.unpack(ARGV[arg])
+local rows = (#KEYS - 7) / 2
+
+local function is_any_cached()
+  for i = 8 + rows, #KEYS, 1000 do
+    if redis.call('EXISTS', unpack(KEYS, i, math.min(i + 999, #KEYS))) > 0 then
+      return true
     end
   end
+  return false
+end
+
+-- Drop so many entries of an overlay, the last of which has this number; true if they were there.
+local function drop(overlay, count, last)
+  local dropped = redis.call('LPOP', overlay, count) or {}
+  if #dropped == count and head_seq(dropped[count]) == last then
+    return true
+  end
+  -- somebody deleted or restored entries, or took a message out: drop what is settled, and only that
+  for j = #dropped, 1, -1 do
+    if head_seq(dropped[j]) > last then
+      redis.call('LPUSH', overlay, dropped[j])
+    end
+  end
+  local seq = head_seq(redis.call('LINDEX', overlay, 0))
+  while seq and seq <= last do
+    redis.call('LPOP', overlay)
+    seq = head_seq(redis.call('LINDEX', overlay, 0))
+  end
+  return false
+end
+
+local function settle(row, overlay, spoilt)
   local tag = redis.call('HGET', row, '') -- see keys.py
   if tag and (spoilt or tag == '-') then
     redis.call('DEL', row)
   elseif tag and tag:sub(1, 1) ~= '?' and redis.call('EXISTS', overlay) == 0 then
     redis.call('PEXPIRE', row, ARGV[5])
   end
-  n = n + 3
+end
+
+-- What is asked or deleted for many keys at once takes a fraction of what it takes key by key: most rows are not cached,
+-- and most overlays end with the last entry to be dropped, so that they go as a whole.
+local cached, whole = is_any_cached(), {}
+for i = 1, rows do
+  local overlay, row, count, last = KEYS[7 + i], KEYS[7 + rows + i], numbers[3 * i - 2], numbers[3 * i - 1]
+  if cached then
+    local complete = count == 0 or drop(overlay, count, last)
+    settle(row, overlay, numbers[3 * i] == 1 or not complete)
+  elseif head_seq(redis.call('LINDEX', overlay, -1)) == last then
+    whole[#whole + 1] = overlay
+  elseif count > 0 then
+    drop(overlay, count, last)
+  end
+end
+for i = 1, #whole, 1000 do
+  redis.call('DEL', unpack(whole, i, math.min(i + 999, #whole)))
 end
 
 local left = held - tonumber(ARGV[3])

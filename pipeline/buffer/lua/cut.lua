@@ -26,8 +26,12 @@ if keep == 0 then
 end
 
 local front = redis.call('HGET', KEYS[3], 'source') == 'resumed' and KEYS[4] or KEYS[1] -- back to where it came from
-for _ = keep + 1, redis.call('LLEN', KEYS[2]) do
-  redis.call('LMOVE', KEYS[2], front, 'LEFT', 'RIGHT')
+local back = redis.call('LLEN', KEYS[2]) - keep
+while back > 0 do -- newest first, so that the oldest of them ends up foremost; LMOVE takes twice as long
+  local some = redis.call('LRANGE', KEYS[2], 0, math.min(back, 250) - 1)
+  redis.call('RPUSH', front, unpack(some))
+  redis.call('LTRIM', KEYS[2], #some, -1)
+  back = back - #some
 end
 if keep > 0 then
   redis.call('HSET', KEYS[3], 'batch_id', ARGV[2], 'begun', redis.call('HGET', KEYS[3], 'failures') or 0)
