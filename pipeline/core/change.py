@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 
-class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """One operation on one row.
 
     Exactly one of three forms:
@@ -66,7 +66,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     insert: dict[str, Any] | None = None
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """Changes that are applied together or dead-lettered together.
 
     ``seq`` and ``accepted_ms`` (Unix time in milliseconds) are what Redis assigned when it accepted the event; they are
@@ -183,7 +183,8 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
             columns = getattr(change, verb)
             if columns or not isinstance(columns, Mapping):
                 wire[verb] = _seal_columns(columns)
-        _check_operands(change)
+        _refuse_twice(change)
+        _check_operands(change.add, change.max, change.min)
     except InvalidEvent as error:
         raise type(error)(error.problem, error.table or str(table)[:200], error.column) from None
     return wire, name
@@ -270,14 +271,17 @@ def _refuse_mixed_insert(change: Change) -> None:
 _SUMMABLE: Final = (int, float, Decimal, timedelta)
 
 
-def _check_operands(change: Change) -> None:
+def _refuse_twice(change: Change) -> None:
     key, set_, add, max_, min_ = change.key, change.set, change.add, change.max, change.min
     if len({*key, *set_, *add, *max_, *min_}) != len(key) + len(set_) + len(add) + len(max_) + len(min_):
         named = [*key, *set_, *add, *max_, *min_]
         twice = next(name for name in named if named.count(name) > 1)
         raise InvalidEvent("the column appears twice in one change (in key, set, add, max, min)", column=twice)
+
+
+def _check_operands(add: Columns, max_: Columns, min_: Columns) -> None:
     for name, value in add.items():
-        if not isinstance(value, _SUMMABLE) or isinstance(value, bool):
+        if type(value) is not int and (not isinstance(value, _SUMMABLE) or isinstance(value, bool)):
             raise InvalidEvent(f"an increment must be a number or a timedelta, not {_kind(value)}", column=name)
     for part in (max_, min_):
         for name, value in part.items():
@@ -298,33 +302,51 @@ def unseal(change: Change) -> tuple[Change, str | None]:
     table = canonical_table(change.table)
     if table != change.table:
         change = msgspec.structs.replace(change, table=table)
+    key, set_, add, max_, min_ = change.key, change.set, change.add, change.max, change.min
     try:
         if change.insert is not None:
             _refuse_mixed_insert(change)
-            _unseal_columns(change.insert)
+            _unseal_columns((change.insert,), well_named=_well_named(tuple(change.insert)))
             return change, None
-        if not change.key:
+        if not key:
             raise InvalidEvent("a key is needed")
-        for columns in (change.key, change.set, change.add, change.max, change.min):
-            if columns:
-                _unseal_columns(columns)
-        if change.delete and (change.set or change.add or change.max or change.min):
+        well_named = _well_named((*key, *set_, *add, *max_, *min_))
+        _unseal_columns((key, set_, add, max_, min_), well_named=well_named)
+        if change.delete and (set_ or add or max_ or min_):
             raise InvalidEvent("a delete cannot also set, add, max or min")
-        _check_operands(change)
-        return change, _identified(change.key)
+        if not well_named:
+            _refuse_twice(change)
+        if add or max_ or min_:
+            _check_operands(add, max_, min_)
+        return change, _identified(key)
     except InvalidEvent as error:
         raise InvalidEvent(error.problem, error.table or table, error.column) from None
+
+
+_KNOWN_NAMES: Final = 256
+"""Combinations of column names that are remembered as good: a stranger's messages must not cost memory."""
+
+
+@lru_cache(maxsize=_KNOWN_NAMES)
+def _well_named(names: tuple[str, ...]) -> bool:
+    """Whether all of ``names`` may be columns, and none comes twice. If not, it must be found out which."""
+    return len(set(names)) == len(names) and all(
+        name and len(name) <= MAX_NAME_BYTES and name.isascii() and "\x00" not in name for name in names
+    )
 
 
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 
 
-def _unseal_columns(columns: dict[str, Any]) -> None:
-    for name, value in columns.items():
-        if not name or len(name) > _SHORT or "\x00" in name:
-            _check_name(name)
-        if type(value) not in _PLAIN:
-            columns[name] = from_wire(value)
+def _unseal_columns(parts: Iterable[dict[str, Any]], *, well_named: bool) -> None:
+    for columns in parts:
+        if columns:
+            for name, value in columns.items():
+                if not well_named:
+                    _check_name(name)
+                kind = type(value)
+                if kind not in _PLAIN and (kind is not str or "\x00" in value):
+                    columns[name] = from_wire(value)
 
 
 # --- ids and lanes ----------------------------------------------------------------------------------------------------
@@ -361,6 +383,8 @@ def check_event_id(event: object) -> str:
     Raises:
         InvalidEvent: otherwise.
     """
+    if type(event) is str and 0 < len(event) <= MAX_EVENT_ID and event.isprintable():
+        return event
     if isinstance(event, UUID):
         return str(event)
     if not isinstance(event, str) or not 0 < len(event) <= MAX_EVENT_ID or not event.isprintable():

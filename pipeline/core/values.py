@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -178,7 +179,7 @@ def from_wire(value: Any, depth: int = 0) -> Value:
         raise InvalidEvent(f"lists and dicts are nested more than {_MAX_DEPTH} deep")
     if kind is list:
         return [from_wire(item, depth + 1) for item in value]
-    if value.keys() != _TAG_KEYS:
+    if len(value) != len(_TAG_KEYS) or value.keys() != _TAG_KEYS:
         return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
     return _untag(value["__type__"], value["__value__"])
 
@@ -200,6 +201,11 @@ def _untag(name: object, payload: object) -> Value:
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
+
+_KNOWN_NAMES: Final = 256
+"""Column names of keys whose form is remembered: a table has few keys, and a stranger's names must not cost memory."""
+
+_SMALL: Final = 2**63  # as large as an integer column can hold
 
 _QUOTED: Final = (("&", "%26"), ("=", "%3D"), (":", "%3A"), ("%", "%25"))  # the last is unquoted last
 _QUOTE: Final = str.maketrans(dict(_QUOTED))
@@ -246,8 +252,19 @@ def identity(key: Columns) -> str:
     """
     if len(key) == 1:
         ((name, value),) = key.items()
-        return f"{_quoted(name)}={_key_text(name, value)}"
-    return "&".join(f"{_quoted(name)}={_key_text(name, key[name])}" for name in sorted(key))
+        return _label(name) + _key_text(name, value)
+    return "&".join([label + _key_text(name, key[name]) for name, label in _labels(tuple(key))])
+
+
+@lru_cache(maxsize=_KNOWN_NAMES)
+def _label(name: str) -> str:
+    return _quoted(name) + "="
+
+
+@lru_cache(maxsize=_KNOWN_NAMES)
+def _labels(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The columns of a key in the order of their names, each with its part of the identity."""
+    return [(name, _label(name)) for name in sorted(names)]
 
 
 def _quoted(text: str) -> str:
@@ -256,6 +273,11 @@ def _quoted(text: str) -> str:
 
 
 def _key_text(name: str, value: Value) -> str:
+    kind = type(value)
+    if kind is int and -_SMALL <= value < _SMALL:  # nearly every key is such a number, or a text
+        return f"{value}"
+    if kind is str:
+        return _quoted(value)
     as_text = _KEY_TEXT.get(type(value))
     if as_text is None:
         if isinstance(value, Enum):
