@@ -29,7 +29,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal, Inexact, Rounded
 from math import isfinite
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from pipeline.core.change import Change
 from pipeline.core.table import Column, Kind, Table
@@ -39,7 +41,7 @@ from pipeline.errors import InvalidEvent
 __all__ = ["Delete", "Insert", "Operation", "Step", "Upsert", "Wave", "fold", "operation", "then"]
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """What happens to one column: ``verb`` is set, add, max or min.
 
     With ``candidates`` the operand is a tuple of values: PostgreSQL picks the greatest (max) or the least (min).
@@ -50,20 +52,20 @@ class Step(NamedTuple):
     candidates: bool = False
 
 
-class Upsert(NamedTuple):
+class Upsert(msgspec.Struct, frozen=True, gc=False):
     """Update the row with this key, or insert it. Columns without a step keep their value, or take their default."""
 
     key: Columns
     steps: Mapping[str, Step]
 
 
-class Delete(NamedTuple):
+class Delete(msgspec.Struct, frozen=True, gc=False):
     """Delete the row with this key, if there is one."""
 
     key: Columns
 
 
-class Insert(NamedTuple):
+class Insert(msgspec.Struct, frozen=True, gc=False):
     """Append a row."""
 
     values: Columns
@@ -76,20 +78,31 @@ Operation = Upsert | Delete
 class Wave:
     """Row operations of which no two concern the same row, so they may be applied in any order.
 
-    ``rows[oid][identity]`` is an `Operation`; ``inserts[oid]`` are rows to append, in order.
+    ``changes[oid][identity]`` is what happens to a row, said as a change wherever a change can say it: nearly always
+    there was but one, and it stays as it came. The others (an `Upsert` with candidates) are operations.
+    ``inserts[oid]`` are rows to append, in order.
     """
 
-    __slots__ = ("inserts", "rows")
+    __slots__ = ("changes", "inserts")
 
     def __init__(self) -> None:
-        self.rows: dict[int, dict[str, Operation]] = {}
+        self.changes: dict[int, dict[str, Change | Upsert]] = {}
         self.inserts: dict[int, list[Insert]] = {}
+
+    @property
+    def rows(self) -> dict[int, dict[str, Operation]]:
+        """``changes`` as operations."""
+        return {oid: {name: _operation(row) for name, row in rows.items()} for oid, rows in self.changes.items()}
 
 
 def operation(change: Change) -> Operation | Insert:
     """The row operation of a single change."""
-    if change.insert is not None:
-        return Insert(change.insert)
+    return _operation(change) if change.insert is None else Insert(change.insert)
+
+
+def _operation(change: Change | Upsert) -> Operation:
+    if isinstance(change, Upsert):
+        return change
     if change.delete:
         return Delete(change.key)
     steps: dict[str, Step] = {name: Step("set", value) for name, value in change.set.items()}
@@ -100,6 +113,19 @@ def operation(change: Change) -> Operation | Insert:
     return Upsert(change.key, steps)
 
 
+def _change(table: str, operation: Operation) -> Change | Upsert:
+    """The change of ``table`` that is this operation, or the operation itself if it is none."""
+    key = dict(operation.key)
+    if isinstance(operation, Delete):
+        return Change(table, key, delete=True)
+    if any(step.candidates for step in operation.steps.values()):
+        return operation
+    parts: dict[str, dict[str, Any]] = {"set": {}, "add": {}, "max": {}, "min": {}}
+    for name, step in operation.steps.items():
+        parts[step.verb][name] = step.operand
+    return Change(table, key, parts["set"], parts["add"], parts["max"], parts["min"])
+
+
 Row = tuple[Table, Change, str | None]
 """A change with its table, which the caller has resolved (so that two spellings of one table are one table), and the
 identity of its key, ``None`` for an insert."""
@@ -107,6 +133,8 @@ identity of its key, ``None`` for an insert."""
 
 def fold(changes: Sequence[Row]) -> list[Wave]:
     """The waves of row operations that have the effect of ``changes``, applied in order."""
+    if not any(change.delete and table.cascades for table, change, _ in changes):
+        return _fold(changes)
     waves: list[Wave] = []
     for part in _parts(changes):
         folded = _fold(part)
@@ -148,42 +176,82 @@ def _overtakes(waves: Sequence[Wave], changes: Sequence[Row]) -> bool:
     return False
 
 
+class _Program:
+    """What happens to a row that is changed more than once, wave by wave; ``table`` as the first change spells it."""
+
+    __slots__ = ("steps", "table")
+
+    def __init__(self, table: str, steps: list[Operation | Insert]) -> None:
+        self.table = table
+        self.steps = steps
+
+
+_Rows = dict[str, Change | _Program]
+"""What happens to the addressed rows of a table, by identity: the only change of a row stays as it came."""
+
+
 def _fold(changes: Sequence[Row]) -> list[Wave]:
-    programs: dict[tuple[int, str], list[Operation | Insert]] = {}
+    tables: dict[int, _Rows] = {}
     inserts: dict[int, list[Insert]] = {}
     addressed = _addressed(changes)
     for table, change, name in changes:
-        step = operation(change)
-        if isinstance(step, Insert):
-            row = _row_of(step, addressed.get(table.oid, {}))
+        oid = table.oid
+        rows = tables.get(oid)
+        if rows is None:
+            rows = tables[oid] = {}
+        if name is None:
+            insert = Insert(change.insert or {})
+            row = _row_of(insert, addressed.get(oid, {}))
             if row is None:
-                inserts.setdefault(table.oid, []).append(step)
+                inserts.setdefault(oid, []).append(insert)
             else:
-                programs.setdefault((table.oid, row), []).append(step)
-        elif name is not None:
-            _append(programs.setdefault((table.oid, name), []), step, table.columns)
-    waves = [Wave() for _ in range(max((len(program) for program in programs.values()), default=1 if inserts else 0))]
-    if inserts:
-        waves[0].inserts = inserts
-    for (oid, name), program in programs.items():
-        for wave, step in zip(waves, program, strict=False):
-            if isinstance(step, Insert):
-                wave.inserts.setdefault(oid, []).append(step)
-            else:
-                wave.rows.setdefault(oid, {})[name] = step
-    return waves
+                _program(rows, row, change.table).steps.append(insert)
+            continue
+        if name not in rows or change.delete:  # of what came before a delete nothing can be seen any more
+            rows[name] = change
+        else:
+            _append(_program(rows, name, change.table).steps, _operation(change), table.columns)
+    return _waves(tables, inserts)
+
+
+def _program(rows: _Rows, name: str, table: str) -> _Program:
+    """The program of a row that is changed again."""
+    before = rows.get(name)
+    if isinstance(before, _Program):
+        return before
+    program = rows[name] = _Program(table, [] if before is None else [_operation(before)])
+    return program
 
 
 def _append(program: list[Operation | Insert], step: Operation, columns: Mapping[str, Column]) -> None:
-    if isinstance(step, Delete):
-        program[:] = [step]  # nothing that came before can be seen any more
-        return
-    last = program[-1] if program else None
-    composed = None if last is None or isinstance(last, Insert) else then(last, step, columns)
+    last = program[-1]
+    composed = None if isinstance(last, Insert) else then(last, step, columns)
     if composed is None:
         program.append(step)
     else:
         program[-1] = composed
+
+
+def _waves(tables: Mapping[int, _Rows], inserts: dict[int, list[Insert]]) -> list[Wave]:
+    """The wave of the rows' first steps, then the wave of their second ones, and so on."""
+    first = Wave()
+    first.inserts = inserts
+    waves = [first]
+    for oid, rows in tables.items():
+        once: dict[str, Change | Upsert] = {}
+        for name, row in rows.items():
+            if isinstance(row, Change):
+                once[name] = row
+                continue
+            waves += [Wave() for _ in range(len(waves), len(row.steps))]
+            for wave, step in zip(waves, row.steps, strict=False):
+                if isinstance(step, Insert):
+                    wave.inserts.setdefault(oid, []).append(step)
+                else:
+                    (once if wave is first else wave.changes.setdefault(oid, {}))[name] = _change(row.table, step)
+        if once:
+            first.changes[oid] = once
+    return waves if first.changes or first.inserts else []
 
 
 _Addressed = Mapping[tuple[str, ...], set[str]]

@@ -14,18 +14,20 @@ the temporary table has no statistics, and a plan that reads the whole target wo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import sql
 
-from pipeline.core.change import printable
-from pipeline.core.fold import Delete, Insert, Operation, Step, Upsert, Wave
+from pipeline.core.change import Change, printable
+from pipeline.core.fold import Insert, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
 from pipeline.store.statements import statement
-from pipeline.store.text import Unfit, array_text, copy_rows, text_of
+from pipeline.store.text import Unfit, array_text, copy_data, text_of, texts_of
 
 __all__ = [
     "MAX_STAGES",
@@ -42,6 +44,10 @@ __all__ = [
     "single",
     "stage_type",
 ]
+
+
+Row = Change | Upsert
+"""What a wave has of a row."""
 
 
 class Shape(NamedTuple):
@@ -67,6 +73,9 @@ MAX_STAGES: Final = 64
 """Temporary tables of a session. Each holds a lock and is truncated at every commit; thousands would exhaust both."""
 
 PARAMETER: Final = "\x00"
+
+_KNOWN_FORMS: Final = 256
+"""Combinations of columns whose shape is remembered: a stranger's names must not cost memory."""
 
 
 class BulkWriter:
@@ -113,36 +122,36 @@ class BulkWriter:
 
     def _write_wave(self, wave: Wave) -> int:
         rows = 0
-        downwards = sorted({*wave.rows, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
-        deletes: list[tuple[Table, Shape, list[Operation]]] = []
+        downwards = sorted({*wave.changes, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
+        deletes: list[tuple[Table, Shape, list[Row]]] = []
         for oid in downwards:
             table = self.at = self._tables[oid]
-            for shape, operations in _by_shape(wave.rows.get(oid, {})).items():
+            for shape, alike in _by_shape(wave.changes.get(oid, {})).items():
                 if shape.deletes:
-                    deletes.append((table, shape, operations))
+                    deletes.append((table, shape, alike))
                 else:
-                    rows += self._merge(table, shape, operations)
+                    rows += self._merge(table, shape, alike)
             rows += self._append(table, wave.inserts.get(oid, ()))
-        for table, shape, operations in reversed(deletes):
+        for table, shape, alike in reversed(deletes):
             self.at = table
-            deleted = self._merge(table, shape, operations)
-            if deleted < len(operations):  # one of them may be on its way: see `lane_key`
+            deleted = self._merge(table, shape, alike)
+            if deleted < len(alike):  # one of them may be on its way: see `lane_key`
                 self._connection.execute(statement("close_lane"), {"lane": self._lane})
-                deleted += self._merge(table, shape, operations)
+                deleted += self._merge(table, shape, alike)
             rows += deleted
         return rows
 
-    def _merge(self, table: Table, shape: Shape, operations: Sequence[Operation]) -> int:
+    def _merge(self, table: Table, shape: Shape, rows: Sequence[Row]) -> int:
         check_shape(table, shape)
         plan = self._plans.get((table.oid, shape))
         if plan is None:
             plan = self._plans[table.oid, shape] = _plan(table, shape)
-        texts = (_texts(table, shape, operation) for operation in operations)
+        texts = _texts(table, shape, rows)
         if plan.stage not in self._stages and len(self._stages) >= MAX_STAGES:
             with self._connection.cursor() as cursor:
-                cursor.executemany(plan.single, list(texts))
+                cursor.executemany(plan.single, list(zip(*texts, strict=True)))
                 return cursor.rowcount
-        data = copy_rows(texts)
+        data = copy_data(texts)
         self._connection.execute(plan.create)
         self._stages.add(plan.stage)
         if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
@@ -166,43 +175,61 @@ class BulkWriter:
                     self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
                 continue
             copy_in = sql.SQL("COPY {} ({}) FROM STDIN").format(target, _names(names))
-            data = copy_rows([_text(row[column.name], column) for column in columns] for row in rows)
+            data = copy_data([texts_of([row[column.name] for row in rows], column) for column in columns])
             with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
                 copy.write(data)
         return len(inserts)
 
 
-def single(table: Table, step: Operation | Insert) -> tuple[bytes, Sequence[str | None]]:
-    """The statement for one operation, and its parameters. Raises as `BulkWriter.write`."""
-    if isinstance(step, Insert):
-        return _insert(table, step)
-    shape = _shape_of(step)
+def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:
+    """The statement for one change, and its parameters. Raises as `BulkWriter.write`."""
+    if change.insert is not None:
+        return _insert(table, change.insert)
+    shape = _shape_of(change)
     check_shape(table, shape)
-    return _plan(table, shape).single, _texts(table, shape, step)
+    return _plan(table, shape).single, [text for (text,) in _texts(table, shape, [change])]
 
 
-def _insert(table: Table, insert: Insert) -> tuple[bytes, Sequence[str | None]]:
-    columns = [_assignable(table, name) for name in insert.values]
+def _insert(table: Table, row: Columns) -> tuple[bytes, Sequence[str | None]]:
+    columns = [_assignable(table, name) for name in row]
     target = sql.Identifier(table.schema, table.name)
     if not columns:
         return parametrised(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target).as_string()), ()
     values = _COMMA.join(sql.SQL(f"{PARAMETER}::" + parameter_type(column)) for column in columns)
-    text = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(target, _names(insert.values), values)
-    return parametrised(text.as_string()), [_text(insert.values[column.name], column) for column in columns]
+    text = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(target, _names(row), values)
+    return parametrised(text.as_string()), [text for column in columns for text in texts_of([row[column.name]], column)]
 
 
-def _shape_of(operation: Operation) -> Shape:
-    key = tuple(sorted(operation.key))
-    if isinstance(operation, Delete):
-        return Shape(key, (), deletes=True)
-    return Shape(key, tuple(sorted((column, s.verb, s.candidates) for column, s in operation.steps.items())))
+_Names = tuple[str, ...]
+
+_VERBS: Final = ("set", "add", "max", "min")
 
 
-def _by_shape(rows: Mapping[str, Operation]) -> dict[Shape, list[Operation]]:
-    """Operations by shape, each list sorted by key."""
-    shapes: dict[Shape, list[Operation]] = {}
+@lru_cache(maxsize=_KNOWN_FORMS)
+def _shape(key: _Names, operands: tuple[_Names, _Names, _Names, _Names], deletes: bool) -> Shape:  # noqa: FBT001
+    """The shape of changes that name these columns, whatever their order; ``operands`` by `_VERBS`."""
+    steps = sorted((name, verb, False) for verb, names in zip(_VERBS, operands, strict=True) for name in names)
+    return Shape(tuple(sorted(key)), tuple(steps), deletes)
+
+
+def _shape_of(row: Row) -> Shape:
+    if isinstance(row, Upsert):
+        steps = sorted((name, step.verb, step.candidates) for name, step in row.steps.items())
+        return Shape(tuple(sorted(row.key)), tuple(steps))
+    operands = tuple(row.set), tuple(row.add), tuple(row.max), tuple(row.min)
+    return _shape(tuple(row.key), operands, row.delete)
+
+
+def _by_shape(rows: Mapping[str, Row]) -> dict[Shape, list[Row]]:
+    """Rows by shape, each list sorted by key."""
+    shapes: dict[Shape, list[Row]] = {}
+    last, alike = None, []
     for name in sorted(rows):
-        shapes.setdefault(_shape_of(rows[name]), []).append(rows[name])
+        row = rows[name]
+        shape = _shape_of(row)
+        if shape is not last:  # to look a shape up takes longer than to make it
+            last, alike = shape, shapes.setdefault(shape, [])
+        alike.append(row)
     return shapes
 
 
@@ -251,21 +278,27 @@ def _assignable(table: Table, name: str) -> Column:
 # -----------------------------------------------------------------------------------------------------------------
 
 
-def _text(value: Any, column: Column) -> str | None:
-    return None if value is None else text_of(value, column)
-
-
-def _texts(table: Table, shape: Shape, operation: Operation) -> Sequence[str | None]:
+def _texts(table: Table, shape: Shape, rows: Sequence[Row]) -> Sequence[Sequence[str | None]]:
+    """The columns of the rows of one shape: those of the key, then the operands."""
     columns = table.columns
-    texts = [_text(operation.key[name], columns[name]) for name in shape.key]
-    if isinstance(operation, Upsert):
-        texts += [operand_text(operation.steps[name], columns[name]) for name, _, _ in shape.steps]
+    keys = [row.key for row in rows]
+    texts: list[Sequence[str | None]] = [texts_of([key[name] for key in keys], columns[name]) for name in shape.key]
+    if not any(many for _, _, many in shape.steps):
+        for name, verb, _ in shape.steps:
+            operands = [part[name] for part in map(attrgetter(verb), rows)]
+            texts.append(texts_of(operands, columns[name]))
+    else:  # no change says candidates, so these are operations
+        operations = [row for row in rows if isinstance(row, Upsert)]
+        for name, _, _ in shape.steps:
+            texts.append([operand_text(operation.steps[name], columns[name]) for operation in operations])
     return texts
 
 
 def operand_text(step: Step, column: Column) -> str | None:
     """The operand of ``step`` as PostgreSQL reads it; raises `Unfit`."""
-    return array_text(step.operand, column) if step.candidates else _text(step.operand, column)
+    if step.candidates:
+        return array_text(step.operand, column)
+    return None if step.operand is None else text_of(step.operand, column)
 
 
 # --- statements

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.table import Column, Kind
-from pipeline.store.text import Unfit, array_text, copy_rows, text_of
+from pipeline.store.text import Unfit, array_text, copy_data, text_of
 from tests.unit.strategies import texts
 
 
@@ -48,12 +48,15 @@ def unescaped(cell: str) -> str | None:
     return found
 
 
-rows_of_texts = st.lists(st.lists(st.none() | texts | st.text("\\\n\r\tN.\"',{}", max_size=6), min_size=1, max_size=4))
+cells = st.none() | texts | st.text("\\\n\r\tN.\"',{}", max_size=6)
+tables_of_texts = st.integers(1, 4).flatmap(
+    lambda width: st.lists(st.lists(cells, min_size=width, max_size=width), min_size=1)
+)
 
 
-@given(rows_of_texts)
+@given(tables_of_texts)
 def test_rows_come_back_out_of_copy_as_they_were(rows: list[list[str | None]]) -> None:
-    assert read_copy(copy_rows(rows)) == rows
+    assert read_copy(copy_data(list(zip(*rows, strict=True)))) == rows
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_rows_come_back_out_of_copy_as_they_were(rows: list[list[str | None]]) -
     ],
 )
 def test_the_copy_form_of_a_row_is_fixed(row: list[str | None], line: bytes) -> None:
-    assert copy_rows([row]) == line
+    assert copy_data([[text] for text in row]) == line
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
