@@ -184,7 +184,8 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
             if columns or not isinstance(columns, Mapping):
                 wire[verb] = _seal_columns(columns)
         _refuse_twice(change)
-        _check_operands(change.add, change.max, change.min)
+        _check_increments(change.add)
+        _check_bounds(change.max, change.min)
     except InvalidEvent as error:
         raise type(error)(error.problem, error.table or str(table)[:200], error.column) from None
     return wire, name
@@ -279,11 +280,14 @@ def _refuse_twice(change: Change) -> None:
         raise InvalidEvent("the column appears twice in one change (in key, set, add, max, min)", column=twice)
 
 
-def _check_operands(add: Columns, max_: Columns, min_: Columns) -> None:
+def _check_increments(add: Columns) -> None:
     for name, value in add.items():
         if type(value) is not int and (not isinstance(value, _SUMMABLE) or isinstance(value, bool)):
             raise InvalidEvent(f"an increment must be a number or a timedelta, not {_kind(value)}", column=name)
-    for part in (max_, min_):
+
+
+def _check_bounds(*parts: Columns) -> None:
+    for part in parts:
         for name, value in part.items():
             if value is None or isinstance(value, dict | list | tuple):
                 raise InvalidEvent(f"max and min take a single value, not {_kind(value)}", column=name)
@@ -316,8 +320,10 @@ def unseal(change: Change) -> tuple[Change, str | None]:
             raise InvalidEvent("a delete cannot also set, add, max or min")
         if not well_named:
             _refuse_twice(change)
-        if add or max_ or min_:
-            _check_operands(add, max_, min_)
+        if add:
+            _check_increments(add)
+        if max_ or min_:
+            _check_bounds(max_, min_)
         return change, _identified(key)
     except InvalidEvent as error:
         raise InvalidEvent(error.problem, error.table or table, error.column) from None

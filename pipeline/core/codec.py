@@ -224,9 +224,16 @@ def _event(headers: _Headers, body: bytes | str, raw: bytes) -> Event:
     args, changes, shard_by = read_arguments(body)
     if args:
         raise InvalidEvent("apply_event takes keyword arguments only")
-    unsealed, identities = zip(*[unseal(change) for change in changes], strict=True)
+    unsealed: tuple[Change, ...]
+    identities: tuple[str | None, ...]
+    if len(changes) == 1:
+        change, name = unseal(changes[0])
+        unsealed, identities = (change,), (name,)
+    else:
+        unsealed, identities = zip(*map(unseal, changes), strict=True)
     seq, accepted_ms = headers.pipeline or (None, None)
-    return Event(check_event_id(headers.id), unsealed, identities, raw, seq, accepted_ms, shard_by, headers.refused)
+    event = check_event_id(headers.id)
+    return Event(event, unsealed, identities, raw, seq, accepted_ms, shard_by, headers.refused)
 
 
 def read_arguments(body: bytes | str) -> tuple[list[Any], list[Change], str | None]:

@@ -179,7 +179,7 @@ def from_wire(value: Any, depth: int = 0) -> Value:
         raise InvalidEvent(f"lists and dicts are nested more than {_MAX_DEPTH} deep")
     if kind is list:
         return [from_wire(item, depth + 1) for item in value]
-    if len(value) != len(_TAG_KEYS) or value.keys() != _TAG_KEYS:
+    if len(value) != len(_TAG_KEYS) or "__type__" not in value or "__value__" not in value:
         return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
     return _untag(value["__type__"], value["__value__"])
 
@@ -250,21 +250,23 @@ def identity(key: Columns) -> str:
     Raises:
         InvalidEvent: a value that cannot identify a row (NULL, float, list, dict, timedelta).
     """
-    if len(key) == 1:
-        ((name, value),) = key.items()
-        return _label(name) + _key_text(name, value)
-    return "&".join([label + _key_text(name, key[name]) for name, label in _labels(tuple(key))])
-
-
-@lru_cache(maxsize=_KNOWN_NAMES)
-def _label(name: str) -> str:
-    return _quoted(name) + "="
+    parts = []
+    for name, label in _labels(tuple(key)):
+        value = key[name]
+        kind = type(value)
+        if kind is int and -_SMALL <= value < _SMALL:  # nearly every key is such a number, or such a text
+            parts.append(f"{label}{value}")
+        elif kind is str and value.isalnum():
+            parts.append(label + value)
+        else:
+            parts.append(label + _key_text(name, value))
+    return "&".join(parts)
 
 
 @lru_cache(maxsize=_KNOWN_NAMES)
 def _labels(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The columns of a key in the order of their names, each with its part of the identity."""
-    return [(name, _label(name)) for name in sorted(names)]
+    """The columns of a key in the order of their names, each with what its value stands behind."""
+    return [(name, _quoted(name) + "=") for name in sorted(names)]
 
 
 def _quoted(text: str) -> str:
@@ -273,11 +275,6 @@ def _quoted(text: str) -> str:
 
 
 def _key_text(name: str, value: Value) -> str:
-    kind = type(value)
-    if kind is int and -_SMALL <= value < _SMALL:  # nearly every key is such a number, or a text
-        return f"{value}"
-    if kind is str:
-        return _quoted(value)
     as_text = _KEY_TEXT.get(type(value))
     if as_text is None:
         if isinstance(value, Enum):
