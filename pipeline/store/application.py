@@ -94,7 +94,7 @@ class Application:
         seq, window, warning = self._place(ledger)
         self._freshen()
         turns = range(len(batch.entries)) if batch.turns is None else batch.turns
-        here = [position for position in turns if position not in batch.aside]
+        here = [position for position in turns if position not in batch.aside] if batch.aside else turns
         fresh = self._not_yet_applied(self._fresh(here, window))
         if batch.bury is not None:
             bad = {position: Finding(batch.bury, None) for position in fresh}
@@ -282,7 +282,6 @@ class Application:
         entries = self._batch.entries
         bad: dict[int, Finding] = {}
         events: list[Event] = []
-        place: dict[int, int] = {}
         for position in positions:
             entry = entries[position]
             if isinstance(entry, Malformed):
@@ -292,9 +291,10 @@ class Application:
             elif position in self._batch.displaced and any(entry.identities):
                 bad[position] = Finding(_TOO_LATE, None)  # a row that is only appended has no order
             else:
-                place[id(entry)] = position
                 events.append(entry)
-        for event, finding in self._writer.write(events):
+        found = self._writer.write(events)
+        place = {id(entries[position]): position for position in positions} if found else {}
+        for event, finding in found:
             if finding.meaning is Meaning.PARENT_MISSING and self._batch.paused:
                 raise ApplyFailed(finding.public, finding.sqlstate, Meaning.SYSTEMIC, finding.table, event=event.id)
             if finding.meaning is not Meaning.POISON and not self._batch.final:

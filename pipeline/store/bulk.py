@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -281,17 +281,22 @@ def _assignable(table: Table, name: str) -> Column:
 def _texts(table: Table, shape: Shape, rows: Sequence[Row]) -> Sequence[Sequence[str | None]]:
     """The columns of the rows of one shape: those of the key, then the operands."""
     columns = table.columns
-    keys = [row.key for row in rows]
-    texts: list[Sequence[str | None]] = [texts_of([key[name] for key in keys], columns[name]) for name in shape.key]
-    if not any(many for _, _, many in shape.steps):
-        for name, verb, _ in shape.steps:
-            operands = [part[name] for part in map(attrgetter(verb), rows)]
-            texts.append(texts_of(operands, columns[name]))
-    else:  # no change says candidates, so these are operations
-        operations = [row for row in rows if isinstance(row, Upsert)]
-        for name, _, _ in shape.steps:
-            texts.append([operand_text(operation.steps[name], columns[name]) for operation in operations])
-    return texts
+    names = [name for name, _, _ in shape.steps]
+    keys = _cells([row.key for row in rows], shape.key)
+    texts = [texts_of(keys[name], columns[name]) for name in shape.key]
+    operations = [row for row in rows if isinstance(row, Upsert)]
+    if operations:  # with candidates: no change says them
+        return texts + [[operand_text(each.steps[name], columns[name]) for each in operations] for name in names]
+    operands: dict[str, Sequence[Any]] = {}
+    for verb in {verb for _, verb, _ in shape.steps}:
+        operands |= _cells(list(map(attrgetter(verb), rows)), [name for name, how, _ in shape.steps if how == verb])
+    return texts + [texts_of(operands[name], columns[name]) for name in names]
+
+
+def _cells(rows: Sequence[Columns], names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Column by column what ``rows`` have under ``names``, at least one."""
+    found = zip(*map(itemgetter(*names), rows), strict=True) if len(names) > 1 else [[row[names[0]] for row in rows]]
+    return dict(zip(names, found, strict=True))
 
 
 def operand_text(step: Step, column: Column) -> str | None:

@@ -12,7 +12,7 @@ Everything works on a column at a time: nearly always its values are of one type
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from types import NoneType
 from typing import Any, Final
@@ -41,8 +41,21 @@ Encoder = Callable[[Sequence[Any], Column], list[str]]
 """The texts of values of one type, for a column."""
 
 
+_to_json: Final = msgspec.json.Encoder().encode
+
+
 def _plain(values: Sequence[Any], _column: Column) -> list[str]:
     return list(map(str, values))
+
+
+def _integers(values: Sequence[int], _column: Column) -> list[str]:
+    # as str has them, in one call; there is a comma in no integer
+    return _to_json(values)[1:-1].decode().split(",")
+
+
+def _quoted(values: Sequence[Any], _column: Column) -> list[str]:
+    """Dates, datetimes and UUIDs as JSON has them: nothing in them is quoted, and a list is made in one call."""
+    return _to_json(values)[2:-2].decode().split('","')
 
 
 def _same(values: Sequence[Any], _column: Column) -> list[str]:
@@ -61,24 +74,27 @@ def _bytes(values: Sequence[Any], _column: Column) -> list[str]:
     return ["\\x" + value.hex() for value in values]
 
 
-def _isoformat(values: Sequence[Any], _column: Column) -> list[str]:
-    return [value.isoformat() for value in values]
-
-
 def _datetimes(values: Sequence[datetime], column: Column) -> list[str]:
-    return _zoned(values, column, "datetime", zoned=column.kind is Kind.TIMESTAMPTZ)
+    zones = _zones(values, column, "datetime", zoned=column.kind is Kind.TIMESTAMPTZ)
+    if zones.count(None) == len(values):
+        return _quoted(values, column)
+    if zones.count(UTC) == len(values):
+        return [text.replace("Z", "+00:00") for text in _quoted(values, column)]
+    return [value.isoformat() for value in values]  # JSON rounds an offset to minutes
 
 
 def _times(values: Sequence[time], column: Column) -> list[str]:
-    return _zoned(values, column, "time", zoned="with time zone" in column.plain_type)
-
-
-def _zoned(values: Sequence[datetime | time], column: Column, what: str, *, zoned: bool) -> list[str]:
-    for value in values:
-        if (value.tzinfo is not None) is not zoned:
-            has = "a" if value.tzinfo else "no"
-            raise Unfit(column.name, f"a {what} with {has} time zone does not fit the type {column.type}")
+    _zones(values, column, "time", zoned="with time zone" in column.plain_type)
     return [value.isoformat() for value in values]
+
+
+def _zones(values: Sequence[datetime | time], column: Column, what: str, *, zoned: bool) -> list[tzinfo | None]:
+    """The time zones of ``values``; raises `Unfit` if one of them has none, or has one where there must be none."""
+    zones = [value.tzinfo for value in values]
+    if zones.count(None) != (0 if zoned else len(values)):
+        has = "no" if zoned else "a"
+        raise Unfit(column.name, f"a {what} with {has} time zone does not fit the type {column.type}")
+    return zones
 
 
 def _timedeltas(values: Sequence[timedelta], _column: Column) -> list[str]:
@@ -155,16 +171,16 @@ _NUMBERS: Final = (Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT, Kind.OTHER)
 
 _ENCODERS: Final[Mapping[type, Mapping[Kind, Encoder]]] = {
     bool: {Kind.BOOL: _bools, Kind.JSON: _jsons},
-    int: {**dict.fromkeys(_NUMBERS, _plain), Kind.JSON: _jsons},
+    int: {**dict.fromkeys(_NUMBERS, _integers), Kind.JSON: _jsons},
     float: {**dict.fromkeys(_NUMBERS, _repr), Kind.JSON: _jsons},
     Decimal: {**dict.fromkeys(_NUMBERS, _plain), Kind.JSON: _jsons},
     str: {kind: _same for kind in Kind if kind is not Kind.BYTES} | {Kind.JSON: _jsons},
     bytes: {Kind.BYTES: _bytes},
     datetime: {Kind.TIMESTAMPTZ: _datetimes, Kind.TIMESTAMP: _datetimes},
-    date: {Kind.DATE: _isoformat},
+    date: {Kind.DATE: _quoted},
     time: {Kind.TIME: _times},
     timedelta: {Kind.INTERVAL: _timedeltas},
-    UUID: {Kind.OTHER: _plain},
+    UUID: {Kind.OTHER: _quoted},
     list: {Kind.ARRAY: _arrays, Kind.JSON: _jsons},
     dict: {Kind.JSON: _jsons},
 }
@@ -182,15 +198,12 @@ def text_of(value: Any, column: Column) -> str:
 def texts_of(values: Sequence[Any], column: Column) -> Sequence[str | None]:
     """The texts of a column's values, ``None`` for None. Raises as `text_of`, for any of those that do not fit."""
     types = set(map(type, values))
-    if len(types) == 1 and NoneType not in types:
+    if NoneType in types:
+        found = iter(texts_of([value for value in values if value is not None], column))
+        return [None if value is None else next(found) for value in values]
+    if len(types) == 1:
         return _encoder(types.pop(), column)(values, column)
-    texts: list[str | None] = [None] * len(values)
-    for found in types - {NoneType}:
-        places = [place for place, value in enumerate(values) if type(value) is found]
-        encoded = _encoder(found, column)([values[place] for place in places], column)
-        for place, text in zip(places, encoded, strict=True):
-            texts[place] = text
-    return texts
+    return [text_of(value, column) for value in values]
 
 
 def _encoder(found: type, column: Column) -> Encoder:
