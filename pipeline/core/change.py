@@ -183,9 +183,7 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
             columns = getattr(change, verb)
             if columns or not isinstance(columns, Mapping):
                 wire[verb] = _seal_columns(columns)
-        _refuse_twice(change)
-        _check_increments(change.add)
-        _check_bounds(change.max, change.min)
+        _check_operands(change)
     except InvalidEvent as error:
         raise type(error)(error.problem, error.table or str(table)[:200], error.column) from None
     return wire, name
@@ -272,22 +270,16 @@ def _refuse_mixed_insert(change: Change) -> None:
 _SUMMABLE: Final = (int, float, Decimal, timedelta)
 
 
-def _refuse_twice(change: Change) -> None:
+def _check_operands(change: Change) -> None:
     key, set_, add, max_, min_ = change.key, change.set, change.add, change.max, change.min
     if len({*key, *set_, *add, *max_, *min_}) != len(key) + len(set_) + len(add) + len(max_) + len(min_):
         named = [*key, *set_, *add, *max_, *min_]
         twice = next(name for name in named if named.count(name) > 1)
         raise InvalidEvent("the column appears twice in one change (in key, set, add, max, min)", column=twice)
-
-
-def _check_increments(add: Columns) -> None:
     for name, value in add.items():
-        if type(value) is not int and (not isinstance(value, _SUMMABLE) or isinstance(value, bool)):
+        if not isinstance(value, _SUMMABLE) or isinstance(value, bool):
             raise InvalidEvent(f"an increment must be a number or a timedelta, not {_kind(value)}", column=name)
-
-
-def _check_bounds(*parts: Columns) -> None:
-    for part in parts:
+    for part in (max_, min_):
         for name, value in part.items():
             if value is None or isinstance(value, dict | list | tuple):
                 raise InvalidEvent(f"max and min take a single value, not {_kind(value)}", column=name)
@@ -318,12 +310,8 @@ def unseal(change: Change) -> tuple[Change, str | None]:
         _unseal_columns((key, set_, add, max_, min_), well_named=well_named)
         if change.delete and (set_ or add or max_ or min_):
             raise InvalidEvent("a delete cannot also set, add, max or min")
-        if not well_named:
-            _refuse_twice(change)
-        if add:
-            _check_increments(add)
-        if max_ or min_:
-            _check_bounds(max_, min_)
+        if add or max_ or min_ or not well_named:
+            _check_operands(change)
         return change, _identified(key)
     except InvalidEvent as error:
         raise InvalidEvent(error.problem, error.table or table, error.column) from None

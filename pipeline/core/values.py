@@ -38,6 +38,7 @@ Columns = Mapping[str, Value]
 _TAG_KEYS: Final = {"__type__", "__value__"}
 _MAX_DEPTH: Final = 64  # of lists and dicts; Postgres' json parser and ours both end somewhere behind it
 _MAX_BITS: Final = 14_000  # of an integer, 4,214 digits: Python makes text of no more than 4,300
+_GLANCE: Final = 2**63  # an integer that Python compares quickly
 _MAX_KEY_DIGITS: Final = 1000  # on either side of the point of a Decimal: an exponent must not cost memory
 
 
@@ -205,8 +206,6 @@ def _untag(name: object, payload: object) -> Value:
 _KNOWN_NAMES: Final = 256
 """Column names of keys whose form is remembered: a table has few keys, and a stranger's names must not cost memory."""
 
-_SMALL: Final = 2**63  # as large as an integer column can hold
-
 _QUOTED: Final = (("&", "%26"), ("=", "%3D"), (":", "%3A"), ("%", "%25"))  # the last is unquoted last
 _QUOTE: Final = str.maketrans(dict(_QUOTED))
 
@@ -254,7 +253,7 @@ def identity(key: Columns) -> str:
     for name, label in _labels(tuple(key)):
         value = key[name]
         kind = type(value)
-        if kind is int and -_SMALL <= value < _SMALL:  # nearly every key is such a number, or such a text
+        if kind is int and -_GLANCE < value < _GLANCE:  # nearly every key is such a number, or such a text
             parts.append(f"{label}{value}")
         elif kind is str and value.isalnum():
             parts.append(label + value)

@@ -14,9 +14,10 @@ from pipeline.core.failure import Meaning
 from pipeline.driving import run
 from pipeline.errors import ApplyFailed, NotMigrated
 from pipeline.ports import Applied, Batch
-from pipeline.store.bulk import MissingColumn, Plan, Shape
+from pipeline.store.bulk import MissingColumn
 from pipeline.store.catalog import Catalog
 from pipeline.store.isolation import Finding, IsolatingWriter
+from pipeline.store.plans import Plan, Shape
 from pipeline.store.queries import BlockingQueries
 from pipeline.store.statements import statement
 from pipeline.store.turns import lane_key

@@ -1,8 +1,6 @@
 """Write the waves of a fold: ``COPY`` into a temporary table shaped like the target, then one ``MERGE`` or ``DELETE``.
 
-Rows of one table are grouped by what happens to which column (their shape), because one statement can do only one kind
-of thing to a column. A statement is made once per table and shape. Names enter SQL as quoted identifiers, values as
-COPY data; only expressions of the catalog itself (a column's default) are taken over as text.
+A statement is made once per table and shape of its rows: see `pipeline.store.plans`.
 
 Order within a wave: upserts and inserts, referenced tables first; then deletes, referencing tables first. Rows are
 sorted by key, so that two flushers never wait for each other's rows crosswise.
@@ -13,11 +11,10 @@ the temporary table has no statistics, and a plan that reads the whole target wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from operator import attrgetter, itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -26,53 +23,19 @@ from pipeline.core.change import Change, printable
 from pipeline.core.fold import Insert, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
+from pipeline.store.plans import PARAMETER, Plan, Shape, names_of, parameter_type, parametrised, plan_of
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit, array_text, copy_data, text_of, texts_of
 
-__all__ = [
-    "MAX_STAGES",
-    "PARAMETER",
-    "BulkWriter",
-    "MissingColumn",
-    "Plan",
-    "Shape",
-    "check_shape",
-    "operand_text",
-    "parameter_type",
-    "parametrised",
-    "result",
-    "single",
-    "stage_type",
-]
+__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "check_shape", "operand_text", "single"]
 
 
 Row = Change | Upsert
 """What a wave has of a row."""
 
 
-class Shape(NamedTuple):
-    """What rows that go through one statement have in common: key columns, and (column, verb, candidates?) triples."""
-
-    key: tuple[str, ...]
-    steps: tuple[tuple[str, str, bool], ...]
-    deletes: bool = False
-
-
-class Plan(NamedTuple):
-    """The statements for one table and shape."""
-
-    stage: str
-    clear: sql.Composed
-    create: sql.Composed
-    copy: sql.Composed
-    run: sql.Composed
-    single: bytes
-
-
 MAX_STAGES: Final = 64
 """Temporary tables of a session. Each holds a lock and is truncated at every commit; thousands would exhaust both."""
-
-PARAMETER: Final = "\x00"
 
 _KNOWN_FORMS: Final = 256
 """Combinations of columns whose shape is remembered: a stranger's names must not cost memory."""
@@ -145,7 +108,7 @@ class BulkWriter:
         check_shape(table, shape)
         plan = self._plans.get((table.oid, shape))
         if plan is None:
-            plan = self._plans[table.oid, shape] = _plan(table, shape)
+            plan = self._plans[table.oid, shape] = plan_of(table, shape)
         texts = _texts(table, shape, rows)
         if plan.stage not in self._stages and len(self._stages) >= MAX_STAGES:
             with self._connection.cursor() as cursor:
@@ -174,7 +137,7 @@ class BulkWriter:
                 for _ in rows:
                     self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
                 continue
-            copy_in = sql.SQL("COPY {} ({}) FROM STDIN").format(target, _names(names))
+            copy_in = sql.SQL("COPY {} ({}) FROM STDIN").format(target, names_of(names))
             data = copy_data([texts_of([row[column.name] for row in rows], column) for column in columns])
             with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
                 copy.write(data)
@@ -187,7 +150,7 @@ def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:
         return _insert(table, change.insert)
     shape = _shape_of(change)
     check_shape(table, shape)
-    return _plan(table, shape).single, [text for (text,) in _texts(table, shape, [change])]
+    return plan_of(table, shape).single, [text for (text,) in _texts(table, shape, [change])]
 
 
 def _insert(table: Table, row: Columns) -> tuple[bytes, Sequence[str | None]]:
@@ -195,8 +158,8 @@ def _insert(table: Table, row: Columns) -> tuple[bytes, Sequence[str | None]]:
     target = sql.Identifier(table.schema, table.name)
     if not columns:
         return parametrised(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target).as_string()), ()
-    values = _COMMA.join(sql.SQL(f"{PARAMETER}::" + parameter_type(column)) for column in columns)
-    text = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(target, _names(row), values)
+    values = sql.SQL(", ").join(sql.SQL(f"{PARAMETER}::" + parameter_type(column)) for column in columns)
+    text = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(target, names_of(row), values)
     return parametrised(text.as_string()), [text for column in columns for text in texts_of([row[column.name]], column)]
 
 
@@ -304,125 +267,3 @@ def operand_text(step: Step, column: Column) -> str | None:
     if step.candidates:
         return array_text(step.operand, column)
     return None if step.operand is None else text_of(step.operand, column)
-
-
-# --- statements
-# -----------------------------------------------------------------------------------------------------------
-
-_COMMA: Final = sql.SQL(", ")
-_GREATEST: Final = {"max": sql.SQL("GREATEST"), "min": sql.SQL("LEAST")}
-_FIRST: Final = {"max": sql.SQL("DESC"), "min": sql.SQL("ASC")}
-
-
-def _names(names: Iterable[str]) -> sql.Composed:
-    return _COMMA.join(map(sql.Identifier, names))
-
-
-def _plan(table: Table, shape: Shape) -> Plan:
-    names = [*shape.key, *(name for name, _, _ in shape.steps)]
-    types = [sql.SQL(stage_type(table.columns[name], "set", candidates=False)) for name in shape.key]
-    types += [sql.SQL(stage_type(table.columns[name], verb, candidates=many)) for name, verb, many in shape.steps]
-    definition = _COMMA.join(
-        sql.Composed([sql.Identifier(name), sql.SQL(" "), type_]) for name, type_ in zip(names, types, strict=True)
-    )
-    fingerprint = blake2b(f"{table.oid} {definition.as_string()}".encode(), digest_size=8).hexdigest()
-    name = f"pipeline_stage_{fingerprint}"
-    stage = sql.Identifier("pg_temp", name)
-    statement = _delete if shape.deletes else _merge
-    many = {name for name, _, candidates in shape.steps if candidates}
-    one = _COMMA.join(
-        sql.SQL("{}::{} AS {}").format(
-            sql.SQL(PARAMETER),
-            sql.SQL(parameter_type(table.columns[name], candidates=name in many)),
-            sql.Identifier(name),
-        )
-        for name in names
-    )
-    single = statement(table, shape, sql.Composed([sql.SQL("(SELECT "), one, sql.SQL(")")])).as_string()
-    return Plan(
-        stage=name,
-        clear=sql.SQL("DELETE FROM {}").format(stage),
-        create=sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(stage, definition),
-        copy=sql.SQL("COPY {} ({}) FROM STDIN").format(stage, _names(names)),
-        run=statement(table, shape, stage),
-        single=parametrised(single),
-    )
-
-
-def parametrised(text: str) -> bytes:
-    """``text`` as a query of psycopg, in which `PARAMETER` stands for a parameter."""
-    return text.replace("%", "%%").replace(PARAMETER, "%s").encode()
-
-
-def stage_type(column: Column, verb: str, *, candidates: bool) -> str:
-    """The type in which an operand is staged: the column's own. All of it is text that the catalog itself wrote.
-
-    Increments are staged in the plain base type, because a domain's checks and a numeric's scale are about the sum.
-    """
-    return _spelled(column, plain=verb == "add" or candidates, candidates=candidates)
-
-
-def parameter_type(column: Column, *, candidates: bool = False) -> str:
-    """The type of an operand that is a parameter: without a length, since a cast to one cuts off what is too long.
-
-    Where the value is assigned to the column, PostgreSQL refuses that instead.
-    """
-    return _spelled(column, plain=True, candidates=candidates)
-
-
-def _spelled(column: Column, *, plain: bool, candidates: bool) -> str:
-    text = column.plain_type if plain else column.type
-    return text + ("[]" if candidates else "") + (f" COLLATE {column.collation}" if column.collation else "")
-
-
-def _match(shape: Shape) -> sql.Composed:
-    return sql.SQL(" AND ").join(sql.SQL("target.{0} = stage.{0}").format(sql.Identifier(name)) for name in shape.key)
-
-
-def _delete(table: Table, shape: Shape, stage: sql.Composable) -> sql.Composed:
-    return sql.SQL("DELETE FROM {} AS target USING {} AS stage WHERE {}").format(
-        sql.Identifier(table.schema, table.name), stage, _match(shape)
-    )
-
-
-def _merge(table: Table, shape: Shape, stage: sql.Composable) -> sql.Composed:
-    updates = [
-        sql.SQL("{} = {}").format(
-            sql.Identifier(name), result(name, verb, sql.Composed([sql.SQL("target."), sql.Identifier(name)]), many)
-        )
-        for name, verb, many in shape.steps
-    ]
-    values: list[sql.Composable] = [sql.SQL("stage.{}").format(sql.Identifier(name)) for name in shape.key]
-    for name, verb, many in shape.steps:
-        default = table.columns[name].default
-        base = None if default is None else sql.SQL(f"({default})")
-        values.append(result(name, verb, base, many))
-    overriding = any(table.columns[name].identity_always for name in shape.key)
-    return sql.SQL(
-        "MERGE INTO {target} AS target USING {stage} AS stage ON {match} "
-        "WHEN MATCHED THEN {update} WHEN NOT MATCHED THEN INSERT ({names}) {overriding}VALUES ({values})"
-    ).format(
-        target=sql.Identifier(table.schema, table.name),
-        stage=stage,
-        match=_match(shape),
-        update=sql.SQL("UPDATE SET ") + _COMMA.join(updates) if updates else sql.SQL("DO NOTHING"),
-        names=_names([*shape.key, *(name for name, _, _ in shape.steps)]),
-        overriding=sql.SQL("OVERRIDING SYSTEM VALUE ") if overriding else sql.SQL(""),
-        values=_COMMA.join(values),
-    )
-
-
-def result(name: str, verb: str, base: sql.Composable | None, candidates: bool) -> sql.Composable:  # noqa: FBT001
-    """The SQL expression of the column's new value; ``base`` is the old value, ``None`` if there is none."""
-    operand: sql.Composable = sql.SQL("stage.{}").format(sql.Identifier(name))
-    if candidates:
-        # of equal ones the earlier, as GREATEST and LEAST have it
-        operand = sql.SQL(
-            "(SELECT candidate FROM unnest({}) WITH ORDINALITY AS _ (candidate, place) "
-            "ORDER BY candidate {}, place LIMIT 1)"
-        ).format(operand, _FIRST[verb])
-    if verb == "set" or base is None:
-        return operand
-    if verb == "add":
-        return sql.SQL("COALESCE({} + {}, {})").format(base, operand, operand)
-    return sql.SQL("{}({}, {})").format(_GREATEST[verb], base, operand)

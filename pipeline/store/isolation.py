@@ -15,9 +15,10 @@ from pipeline.core.isolate import isolate
 from pipeline.core.table import Table
 from pipeline.driving import run
 from pipeline.errors import ApplyFailed
-from pipeline.store.bulk import BulkWriter, MissingColumn, Plan, Shape
+from pipeline.store.bulk import BulkWriter, MissingColumn
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import meaning_of, public_text, text_of_error
+from pipeline.store.plans import Plan, Shape
 from pipeline.store.queries import BlockingQueries
 from pipeline.store.text import Unfit
 from pipeline.telemetry import Probe, Step
