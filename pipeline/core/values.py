@@ -170,19 +170,17 @@ def from_wire(value: Any, depth: int = 0) -> Value:
         InvalidEvent: an unknown or ill-formed tagged value, a NUL in text, or too deep nesting.
     """
     kind = type(value)
-    if kind is str:
-        if "\x00" in value:
-            raise InvalidEvent("text contains a NUL character, which PostgreSQL cannot store")
-        return value
+    if kind is str and "\x00" in value:
+        raise InvalidEvent("text contains a NUL character, which PostgreSQL cannot store")
     if kind is not dict and kind is not list:
         return value
     if depth >= _MAX_DEPTH:
         raise InvalidEvent(f"lists and dicts are nested more than {_MAX_DEPTH} deep")
     if kind is list:
         return [from_wire(item, depth + 1) for item in value]
-    if len(value) != len(_TAG_KEYS) or "__type__" not in value or "__value__" not in value:
-        return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
-    return _untag(value["__type__"], value["__value__"])
+    if len(value) == len(_TAG_KEYS) and "__type__" in value and "__value__" in value:
+        return _untag(value["__type__"], value["__value__"])
+    return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
 
 
 def _untag(name: object, payload: object) -> Value:

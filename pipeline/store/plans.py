@@ -37,13 +37,13 @@ class Shape(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The statements for one table and shape."""
+    """The statements for one table and shape; ``single`` takes the row as parameters, the others take none."""
 
     stage: str
-    clear: sql.Composed
-    create: sql.Composed
-    copy: sql.Composed
-    run: sql.Composed
+    clear: bytes
+    create: bytes
+    copy: bytes
+    run: bytes
     single: bytes
 
 
@@ -83,12 +83,18 @@ def plan_of(table: Table, shape: Shape) -> Plan:
     single = statement(table, shape, sql.Composed([sql.SQL("(SELECT "), one, sql.SQL(")")])).as_string()
     return Plan(
         stage=name,
-        clear=sql.SQL("DELETE FROM {}").format(stage),
-        create=sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(stage, definition),
-        copy=sql.SQL("COPY {} ({}) FROM STDIN").format(stage, names_of(names)),
-        run=statement(table, shape, stage),
+        clear=_bytes(sql.SQL("DELETE FROM {}").format(stage)),
+        create=_bytes(
+            sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(stage, definition)
+        ),
+        copy=_bytes(sql.SQL("COPY {} ({}) FROM STDIN").format(stage, names_of(names))),
+        run=_bytes(statement(table, shape, stage)),
         single=parametrised(single),
     )
+
+
+def _bytes(text: sql.Composed) -> bytes:
+    return text.as_string().encode()
 
 
 def parametrised(text: str) -> bytes:
