@@ -268,6 +268,7 @@ def _refuse_mixed_insert(change: Change) -> None:
 
 
 _SUMMABLE: Final = (int, float, Decimal, timedelta)
+_INCREMENTS: Final = frozenset(_SUMMABLE)
 
 
 def _check_operands(change: Change) -> None:
@@ -310,7 +311,7 @@ def unseal(change: Change) -> tuple[Change, str | None]:
         _unseal_columns((key, set_, add, max_, min_), well_named=well_named)
         if change.delete and (set_ or add or max_ or min_):
             raise InvalidEvent("a delete cannot also set, add, max or min")
-        if add or max_ or min_ or not well_named:
+        if not well_named or max_ or min_ or not _INCREMENTS.issuperset(map(type, add.values())):
             _check_operands(change)
         return change, _identified(key)
     except InvalidEvent as error:

@@ -103,8 +103,8 @@ def _operation(change: Change | Upsert) -> Operation:
         return change
     if change.delete:
         return Delete(change.key)
-    steps: dict[str, Step] = {name: Step("set", value) for name, value in change.set.items()}
-    for verb, columns in (("add", change.add), ("max", change.max), ("min", change.min)):
+    steps: dict[str, Step] = {}
+    for verb, columns in (("set", change.set), ("add", change.add), ("max", change.max), ("min", change.min)):
         if columns:
             for name, value in columns.items():
                 steps[name] = Step(verb, value)
