@@ -11,7 +11,6 @@ The laws of a change, which the fold, the SQL and the cache script all keep:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from decimal import Decimal
@@ -23,6 +22,7 @@ from zlib import crc32
 
 import msgspec
 
+from pipeline.core.names import MAX_NAME_BYTES, TableNames, canonical_table
 from pipeline.core.values import Columns, from_wire, identity, to_wire
 from pipeline.errors import InvalidEvent
 
@@ -117,41 +117,8 @@ def _change_of(arguments: Mapping[str, Any]) -> Change:
     return Change(**given)
 
 
-_PART: Final = r'(?:[^\W\dA-Z][\w$]*|"(?:[^"\x00\ud800-\udfff]|"")+")'
-_TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
-_PARTS: Final = re.compile(_PART)
-_NEEDLESS_QUOTES: Final = re.compile(r'(?<!")"([a-z_][a-z0-9_$]*)"(?!")')  # a quote inside of a name is doubled
-MAX_NAME_BYTES: Final = 63
-"""Of a table or a column: no longer name exists, and SQL would silently mean another one."""
-
-_SHORT: Final = MAX_NAME_BYTES // 4  # characters that fit, whatever they are
-
 MAX_IDENTITY: Final = 4096
 """Characters of a key's identity: Redis keys carry it, and a B-tree entry holds at most about 2,700 bytes anyway."""
-
-
-@lru_cache(maxsize=4096)
-def canonical_table(table: str) -> str:
-    """``table`` with needless quotes removed, so that one table has one spelling.
-
-    Raises:
-        InvalidEvent: not a name as SQL spells it, or capitals without quotes, which SQL would fold to lower case.
-    """
-    if not _TABLE.fullmatch(table):
-        raise InvalidEvent(
-            'not a table name; spell it as in SQL: page_views, shop.orders, "Order" (capitals and spaces need quotes)',
-            table=table[:200],
-        )
-    if len(table) > _SHORT and any(len(_unquoted(part).encode()) > MAX_NAME_BYTES for part in _PARTS.findall(table)):
-        raise InvalidEvent(f"a name of more than {MAX_NAME_BYTES} bytes, which PostgreSQL cuts off", table=table[:200])
-    name = _NEEDLESS_QUOTES.sub(r"\1", table)
-    if name != name.lower() and any(part != part.lower() for part in re.sub(r'"(?:[^"]|"")+"', "", name).split(".")):
-        raise InvalidEvent('SQL folds capitals outside of quotes; spell the table as "Order" or in lower case', table)
-    return name
-
-
-def _unquoted(part: str) -> str:
-    return part[1:-1].replace('""', '"') if part.startswith('"') else part
 
 
 def seal(change: Change) -> tuple[dict[str, Any], str | None]:
@@ -187,34 +154,6 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
     except InvalidEvent as error:
         raise type(error)(error.problem, error.table or str(table)[:200], error.column) from None
     return wire, name
-
-
-class TableNames:
-    """Tables that are found under their other spelling, too: without a schema, those of every schema are meant.
-
-    That may be one too many, for settings that forbid something; one too few would be worse.
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = frozenset(map(canonical_table, names))
-        self._bare = frozenset(name for name in self._names if _bare(name) == name)
-        self._qualified = frozenset(_bare(name) for name in self._names - self._bare)
-
-    def __bool__(self) -> bool:
-        return bool(self._names)
-
-    def __contains__(self, table: str) -> bool:
-        """``table`` as `canonical_table` spells it."""
-        if not self._names:
-            return False
-        bare = _bare(table)
-        return table in self._names or bare in self._bare or (bare == table and bare in self._qualified)
-
-
-def _bare(table: str) -> str:
-    """The name without its schema."""
-    last: str = _PARTS.findall(table)[-1]
-    return last
 
 
 def _identified(key: Columns) -> str:
