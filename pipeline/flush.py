@@ -309,15 +309,14 @@ class Flusher:
 
     def _entry(self, message: bytes) -> Event | Malformed:
         entry = decode(message, self._task)
-        if isinstance(entry, Malformed):
+        if isinstance(entry, Malformed) or entry.seq is not None:  # what came through the write side was checked there
             return entry
         reason = entry.refused
-        if entry.seq is None:  # what came through the write side was checked there
-            tables = {change.table for change in entry.changes}
-            if self._tables and not tables <= self._tables:
-                reason = reason or "a table of the event is not in PIPELINE_TABLES"
-            if not tables.isdisjoint(self._through):
-                reason = reason or "a table of the event is in PIPELINE_WRITE_THROUGH_TABLES"
+        tables = {change.table for change in entry.changes}
+        if self._tables and not tables <= self._tables:
+            reason = reason or "a table of the event is not in PIPELINE_TABLES"
+        if not tables.isdisjoint(self._through):
+            reason = reason or "a table of the event is in PIPELINE_WRITE_THROUGH_TABLES"
         return entry if reason is entry.refused else msgspec.structs.replace(entry, refused=reason)
 
     def _failed(

@@ -11,7 +11,6 @@ The laws of a change, which the fold, the SQL and the cache script all keep:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from decimal import Decimal
@@ -23,6 +22,7 @@ from zlib import crc32
 
 import msgspec
 
+from pipeline.core.names import MAX_NAME_BYTES, TableNames, canonical_table
 from pipeline.core.values import Columns, from_wire, identity, to_wire, travels_as_it_is
 from pipeline.errors import InvalidEvent
 
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """One operation on one row.
 
     Exactly one of three forms:
@@ -68,7 +68,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     insert: dict[str, Any] | None = None
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """Changes that are applied together or dead-lettered together.
 
     ``seq`` and ``accepted_ms`` (Unix time in milliseconds) are what Redis assigned when it accepted the event; they are
@@ -119,41 +119,8 @@ def _change_of(arguments: Mapping[str, Any]) -> Change:
     return Change(**given)
 
 
-_PART: Final = r'(?:[^\W\dA-Z][\w$]*|"(?:[^"\x00\ud800-\udfff]|"")+")'
-_TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
-_PARTS: Final = re.compile(_PART)
-_NEEDLESS_QUOTES: Final = re.compile(r'(?<!")"([a-z_][a-z0-9_$]*)"(?!")')  # a quote inside of a name is doubled
-MAX_NAME_BYTES: Final = 63
-"""Of a table or a column: no longer name exists, and SQL would silently mean another one."""
-
-_SHORT: Final = MAX_NAME_BYTES // 4  # characters that fit, whatever they are
-
 MAX_IDENTITY: Final = 4096
 """Characters of a key's identity: Redis keys carry it, and a B-tree entry holds at most about 2,700 bytes anyway."""
-
-
-@lru_cache(maxsize=4096)
-def canonical_table(table: str) -> str:
-    """``table`` with needless quotes removed, so that one table has one spelling.
-
-    Raises:
-        InvalidEvent: not a name as SQL spells it, or capitals without quotes, which SQL would fold to lower case.
-    """
-    if not _TABLE.fullmatch(table):
-        raise InvalidEvent(
-            'not a table name; spell it as in SQL: page_views, shop.orders, "Order" (capitals and spaces need quotes)',
-            table=table[:200],
-        )
-    if len(table) > _SHORT and any(len(_unquoted(part).encode()) > MAX_NAME_BYTES for part in _PARTS.findall(table)):
-        raise InvalidEvent(f"a name of more than {MAX_NAME_BYTES} bytes, which PostgreSQL cuts off", table=table[:200])
-    name = _NEEDLESS_QUOTES.sub(r"\1", table)
-    if name != name.lower() and any(part != part.lower() for part in re.sub(r'"(?:[^"]|"")+"', "", name).split(".")):
-        raise InvalidEvent('SQL folds capitals outside of quotes; spell the table as "Order" or in lower case', table)
-    return name
-
-
-def _unquoted(part: str) -> str:
-    return part[1:-1].replace('""', '"') if part.startswith('"') else part
 
 
 def seal(change: Change) -> tuple[dict[str, Any], str | None]:
@@ -188,34 +155,6 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
     except InvalidEvent as error:
         raise type(error)(error.problem, error.table or str(table)[:200], error.column) from None
     return wire, name
-
-
-class TableNames:
-    """Tables that are found under their other spelling, too: without a schema, those of every schema are meant.
-
-    That may be one too many, for settings that forbid something; one too few would be worse.
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = frozenset(map(canonical_table, names))
-        self._bare = frozenset(name for name in self._names if _bare(name) == name)
-        self._qualified = frozenset(_bare(name) for name in self._names - self._bare)
-
-    def __bool__(self) -> bool:
-        return bool(self._names)
-
-    def __contains__(self, table: str) -> bool:
-        """``table`` as `canonical_table` spells it."""
-        if not self._names:
-            return False
-        bare = _bare(table)
-        return table in self._names or bare in self._bare or (bare == table and bare in self._qualified)
-
-
-def _bare(table: str) -> str:
-    """The name without its schema."""
-    last: str = _PARTS.findall(table)[-1]
-    return last
 
 
 def _identified(key: Columns) -> str:
@@ -273,6 +212,7 @@ def _refuse_mixed_insert(change: Change) -> None:
 
 
 _SUMMABLE: Final = (int, float, Decimal, timedelta)
+_INCREMENTS: Final = frozenset(_SUMMABLE)
 
 
 def _check_operands(change: Change) -> None:
@@ -304,33 +244,49 @@ def unseal(change: Change) -> tuple[Change, str | None]:
     table = canonical_table(change.table)
     if table != change.table:
         change = msgspec.structs.replace(change, table=table)
+    key, set_, add, max_, min_ = change.key, change.set, change.add, change.max, change.min
     try:
         if change.insert is not None:
             _refuse_mixed_insert(change)
-            _unseal_columns(change.insert)
+            _unseal_columns((change.insert,), well_named=_well_named(tuple(change.insert)))
             return change, None
-        if not change.key:
+        if not key:
             raise InvalidEvent("a key is needed")
-        for columns in (change.key, change.set, change.add, change.max, change.min):
-            if columns:
-                _unseal_columns(columns)
-        if change.delete and (change.set or change.add or change.max or change.min):
+        well_named = _well_named((*key, *set_, *add, *max_, *min_))
+        _unseal_columns((key, set_, add, max_, min_), well_named=well_named)
+        if change.delete and (set_ or add or max_ or min_):
             raise InvalidEvent("a delete cannot also set, add, max or min")
-        _check_operands(change)
-        return change, _identified(change.key)
+        if not well_named or max_ or min_ or not _INCREMENTS.issuperset(map(type, add.values())):
+            _check_operands(change)
+        return change, _identified(key)
     except InvalidEvent as error:
         raise InvalidEvent(error.problem, error.table or table, error.column) from None
+
+
+_KNOWN_NAMES: Final = 256
+"""Combinations of column names that are remembered as good: a stranger's messages must not cost memory."""
+
+
+@lru_cache(maxsize=_KNOWN_NAMES)
+def _well_named(names: tuple[str, ...]) -> bool:
+    """Whether all of ``names`` may be columns, and none comes twice. If not, it must be found out which."""
+    return len(set(names)) == len(names) and all(
+        name and len(name) <= MAX_NAME_BYTES and name.isascii() and "\x00" not in name for name in names
+    )
 
 
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 
 
-def _unseal_columns(columns: dict[str, Any]) -> None:
-    for name, value in columns.items():
-        if not name or len(name) > _SHORT or "\x00" in name:
-            _check_name(name)
-        if type(value) not in _PLAIN:
-            columns[name] = from_wire(value)
+def _unseal_columns(parts: Iterable[dict[str, Any]], *, well_named: bool) -> None:
+    for columns in parts:
+        if columns:
+            for name, value in columns.items():
+                if not well_named:
+                    _check_name(name)
+                kind = type(value)
+                if kind not in _PLAIN and (kind is not str or "\x00" in value):
+                    columns[name] = from_wire(value)
 
 
 # --- ids and lanes ----------------------------------------------------------------------------------------------------
@@ -372,6 +328,8 @@ def check_event_id(event: object) -> str:
     Raises:
         InvalidEvent: otherwise.
     """
+    if type(event) is str and 0 < len(event) <= MAX_EVENT_ID and event.isprintable():
+        return event
     if isinstance(event, UUID):
         return str(event)
     if not isinstance(event, str) or not 0 < len(event) <= MAX_EVENT_ID or not event.isprintable():

@@ -110,7 +110,7 @@ def flush_message(task: str, queue: str, shard: int, placeholder: str) -> bytes:
     )
 
 
-class Malformed(msgspec.Struct, frozen=True):
+class Malformed(msgspec.Struct, frozen=True, gc=False):
     """A message that is no event: why, and the bytes as they were."""
 
     reason: str
@@ -128,7 +128,7 @@ class _Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
 
 
-class _Headers(msgspec.Struct, frozen=True):
+class _Headers(msgspec.Struct, frozen=True, gc=False):
     id: str
     task: str = ""
     pipeline: tuple[_Counter, _Counter] | None = None
@@ -136,12 +136,12 @@ class _Headers(msgspec.Struct, frozen=True):
     compression: str | None = None
 
 
-class _Properties(msgspec.Struct, frozen=True):
+class _Properties(msgspec.Struct, frozen=True, gc=False):
     delivery_tag: str  # not needed here, but Celery loses a message without one, and makes none
     body_encoding: str | None = None
 
 
-class _Message(msgspec.Struct, frozen=True, rename="kebab"):
+class _Message(msgspec.Struct, frozen=True, rename="kebab", gc=False):
     body: str
     headers: _Headers
     properties: _Properties
@@ -149,7 +149,7 @@ class _Message(msgspec.Struct, frozen=True, rename="kebab"):
     content_encoding: str | None = None
 
 
-class _Kwargs(Change, frozen=True, forbid_unknown_fields=True):
+class _Kwargs(Change, frozen=True, forbid_unknown_fields=True, gc=False):
     table: str = ""
     changes: list[Change] | None = None
     shard_by: str | None = None
@@ -245,18 +245,16 @@ def _event(headers: _Headers, body: bytes | str, raw: bytes) -> Event:
     args, changes, shard_by = read_arguments(body)
     if args:
         raise InvalidEvent("apply_event takes keyword arguments only")
-    unsealed, identities = zip(*map(unseal, changes), strict=True)
+    unsealed: tuple[Change, ...]
+    identities: tuple[str | None, ...]
+    if len(changes) == 1:
+        change, name = unseal(changes[0])
+        unsealed, identities = (change,), (name,)
+    else:
+        unsealed, identities = zip(*map(unseal, changes), strict=True)
     seq, accepted_ms = headers.pipeline or (None, None)
-    return Event(
-        id=check_event_id(headers.id),
-        changes=unsealed,
-        identities=identities,
-        raw=raw,
-        seq=seq,
-        accepted_ms=accepted_ms,
-        shard_by=shard_by,
-        refused=headers.refused,
-    )
+    event = check_event_id(headers.id)
+    return Event(event, unsealed, identities, raw, seq, accepted_ms, shard_by, headers.refused)
 
 
 def read_arguments(body: bytes | str) -> tuple[list[Any], list[Change], str | None]:

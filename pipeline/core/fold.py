@@ -26,11 +26,11 @@ Source of the idea: log compaction and the conflation of market-data feeds; the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta
-from decimal import Context, Decimal, Inexact, Rounded
-from math import isfinite
-from typing import Any, Final, NamedTuple
+from typing import Any
 
+import msgspec
+
+from pipeline.core.arithmetic import comparable, total
 from pipeline.core.change import Change
 from pipeline.core.table import Column, Kind, Table
 from pipeline.core.values import Columns, identity
@@ -39,7 +39,7 @@ from pipeline.errors import InvalidEvent
 __all__ = ["Delete", "Insert", "Operation", "Step", "Upsert", "Wave", "fold", "operation", "then"]
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """What happens to one column: ``verb`` is set, add, max or min.
 
     With ``candidates`` the operand is a tuple of values: PostgreSQL picks the greatest (max) or the least (min).
@@ -50,20 +50,20 @@ class Step(NamedTuple):
     candidates: bool = False
 
 
-class Upsert(NamedTuple):
+class Upsert(msgspec.Struct, frozen=True, gc=False):
     """Update the row with this key, or insert it. Columns without a step keep their value, or take their default."""
 
     key: Columns
     steps: Mapping[str, Step]
 
 
-class Delete(NamedTuple):
+class Delete(msgspec.Struct, frozen=True, gc=False):
     """Delete the row with this key, if there is one."""
 
     key: Columns
 
 
-class Insert(NamedTuple):
+class Insert(msgspec.Struct, frozen=True, gc=False):
     """Append a row."""
 
     values: Columns
@@ -76,28 +76,52 @@ Operation = Upsert | Delete
 class Wave:
     """Row operations of which no two concern the same row, so they may be applied in any order.
 
-    ``rows[oid][identity]`` is an `Operation`; ``inserts[oid]`` are rows to append, in order.
+    ``changes[oid][identity]`` is what happens to a row, said as a change wherever a change can say it: nearly always
+    there was but one, and it stays as it came. The others (an `Upsert` with candidates) are operations.
+    ``inserts[oid]`` are rows to append, in order.
     """
 
-    __slots__ = ("inserts", "rows")
+    __slots__ = ("changes", "inserts")
 
     def __init__(self) -> None:
-        self.rows: dict[int, dict[str, Operation]] = {}
+        self.changes: dict[int, dict[str, Change | Upsert]] = {}
         self.inserts: dict[int, list[Insert]] = {}
+
+    @property
+    def rows(self) -> dict[int, dict[str, Operation]]:
+        """``changes`` as operations."""
+        return {oid: {name: _operation(row) for name, row in rows.items()} for oid, rows in self.changes.items()}
 
 
 def operation(change: Change) -> Operation | Insert:
     """The row operation of a single change."""
-    if change.insert is not None:
-        return Insert(change.insert)
+    return _operation(change) if change.insert is None else Insert(change.insert)
+
+
+def _operation(change: Change | Upsert) -> Operation:
+    if isinstance(change, Upsert):
+        return change
     if change.delete:
         return Delete(change.key)
-    steps: dict[str, Step] = {name: Step("set", value) for name, value in change.set.items()}
-    for verb, columns in (("add", change.add), ("max", change.max), ("min", change.min)):
+    steps: dict[str, Step] = {}
+    for verb, columns in (("set", change.set), ("add", change.add), ("max", change.max), ("min", change.min)):
         if columns:
             for name, value in columns.items():
                 steps[name] = Step(verb, value)
     return Upsert(change.key, steps)
+
+
+def _change(table: str, operation: Operation) -> Change | Upsert:
+    """The change of ``table`` that is this operation, or the operation itself if it is none."""
+    key = dict(operation.key)
+    if isinstance(operation, Delete):
+        return Change(table, key, delete=True)
+    if any(step.candidates for step in operation.steps.values()):
+        return operation
+    parts: dict[str, dict[str, Any]] = {"set": {}, "add": {}, "max": {}, "min": {}}
+    for name, step in operation.steps.items():
+        parts[step.verb][name] = step.operand
+    return Change(table, key, parts["set"], parts["add"], parts["max"], parts["min"])
 
 
 Row = tuple[Table, Change, str | None]
@@ -107,6 +131,8 @@ identity of its key, ``None`` for an insert."""
 
 def fold(changes: Sequence[Row]) -> list[Wave]:
     """The waves of row operations that have the effect of ``changes``, applied in order."""
+    if not any(change.delete and table.cascades for table, change, _ in changes):
+        return _fold(changes)
     waves: list[Wave] = []
     for part in _parts(changes):
         folded = _fold(part)
@@ -148,42 +174,82 @@ def _overtakes(waves: Sequence[Wave], changes: Sequence[Row]) -> bool:
     return False
 
 
+class _Program:
+    """What happens to a row that is changed more than once, wave by wave; ``table`` as the first change spells it."""
+
+    __slots__ = ("steps", "table")
+
+    def __init__(self, table: str, steps: list[Operation | Insert]) -> None:
+        self.table = table
+        self.steps = steps
+
+
+_Rows = dict[str, Change | _Program]
+"""What happens to the addressed rows of a table, by identity: the only change of a row stays as it came."""
+
+
 def _fold(changes: Sequence[Row]) -> list[Wave]:
-    programs: dict[tuple[int, str], list[Operation | Insert]] = {}
+    tables: dict[int, _Rows] = {}
     inserts: dict[int, list[Insert]] = {}
     addressed = _addressed(changes)
     for table, change, name in changes:
-        step = operation(change)
-        if isinstance(step, Insert):
-            row = _row_of(step, addressed.get(table.oid, {}))
+        oid = table.oid
+        rows = tables.get(oid)
+        if rows is None:
+            rows = tables[oid] = {}
+        if name is None:
+            insert = Insert(change.insert or {})
+            row = _row_of(insert, addressed.get(oid, {}))
             if row is None:
-                inserts.setdefault(table.oid, []).append(step)
+                inserts.setdefault(oid, []).append(insert)
             else:
-                programs.setdefault((table.oid, row), []).append(step)
-        elif name is not None:
-            _append(programs.setdefault((table.oid, name), []), step, table.columns)
-    waves = [Wave() for _ in range(max((len(program) for program in programs.values()), default=1 if inserts else 0))]
-    if inserts:
-        waves[0].inserts = inserts
-    for (oid, name), program in programs.items():
-        for wave, step in zip(waves, program, strict=False):
-            if isinstance(step, Insert):
-                wave.inserts.setdefault(oid, []).append(step)
-            else:
-                wave.rows.setdefault(oid, {})[name] = step
-    return waves
+                _program(rows, row, change.table).steps.append(insert)
+            continue
+        if name not in rows or change.delete:  # of what came before a delete nothing can be seen any more
+            rows[name] = change
+        else:
+            _append(_program(rows, name, change.table).steps, _operation(change), table.columns)
+    return _waves(tables, inserts)
+
+
+def _program(rows: _Rows, name: str, table: str) -> _Program:
+    """The program of a row that is changed again."""
+    before = rows.get(name)
+    if isinstance(before, _Program):
+        return before
+    program = rows[name] = _Program(table, [] if before is None else [_operation(before)])
+    return program
 
 
 def _append(program: list[Operation | Insert], step: Operation, columns: Mapping[str, Column]) -> None:
-    if isinstance(step, Delete):
-        program[:] = [step]  # nothing that came before can be seen any more
-        return
-    last = program[-1] if program else None
-    composed = None if last is None or isinstance(last, Insert) else then(last, step, columns)
+    last = program[-1]
+    composed = None if isinstance(last, Insert) else then(last, step, columns)
     if composed is None:
         program.append(step)
     else:
         program[-1] = composed
+
+
+def _waves(tables: Mapping[int, _Rows], inserts: dict[int, list[Insert]]) -> list[Wave]:
+    """The wave of the rows' first steps, then the wave of their second ones, and so on."""
+    first = Wave()
+    first.inserts = inserts
+    waves = [first]
+    for oid, rows in tables.items():
+        once: dict[str, Change | Upsert] = {}
+        for name, row in rows.items():
+            if isinstance(row, Change):
+                once[name] = row
+                continue
+            waves += [Wave() for _ in range(len(waves), len(row.steps))]
+            for wave, step in zip(waves, row.steps, strict=False):
+                if isinstance(step, Insert):
+                    wave.inserts.setdefault(oid, []).append(step)
+                else:
+                    (once if wave is first else wave.changes.setdefault(oid, {}))[name] = _change(row.table, step)
+        if once:
+            first.changes[oid] = once
+    return waves if first.changes or first.inserts else []
 
 
 _Addressed = Mapping[tuple[str, ...], set[str]]
@@ -238,9 +304,9 @@ def _compose(first: Step, second: Step, column: Column) -> Step | None:
     if first.verb not in {"set", second.verb} or first.operand is None:
         return None
     if second.verb == "add":
-        total = _sum(first.operand, second.operand, column)
-        return None if total is None else Step(first.verb, total)
-    if not first.candidates and not second.candidates and _comparable(first.operand, second.operand, column):
+        increment = total(first.operand, second.operand, column)
+        return None if increment is None else Step(first.verb, increment)
+    if not first.candidates and not second.candidates and comparable(first.operand, second.operand, column):
         pick = max if second.verb == "max" else min
         return Step(first.verb, pick(first.operand, second.operand))
     if first.verb == "set":
@@ -252,87 +318,3 @@ def _compose(first: Step, second: Step, column: Column) -> Step | None:
 
 def _candidates(step: Step) -> tuple[Any, ...]:
     return step.operand if step.candidates else (step.operand,)
-
-
-# --- what Python can know about values of a column
-# ----------------------------------------------------------------------
-
-_EXACT: Final = Context(prec=1000, traps=[Inexact, Rounded])
-_FLOAT_EXACT_INT: Final = 2**53
-
-
-def _sum(x: Any, y: Any, column: Column) -> Any:  # noqa: PLR0911 (one return per family of types reads best)
-    """``x + y`` as the column would compute it, or ``None`` if that cannot be known here."""
-    match column.kind:
-        case Kind.INTEGER:
-            if type(x) is not int or type(y) is not int:
-                return None
-            fits = column.low <= x <= column.high and column.low <= y <= column.high
-            return x + y if fits and column.low <= x + y <= column.high else None
-        case Kind.DECIMAL:
-            a, b = _as_decimal(x), _as_decimal(y)
-            if a is None or b is None or not (_within_scale(a, column.scale) and _within_scale(b, column.scale)):
-                return None
-            try:
-                return _EXACT.add(a, b)
-            except (Inexact, Rounded):
-                return None
-        case Kind.FLOAT:
-            # addition of floats is not associative anywhere; the sum is as good as PostgreSQL's own, to the last bit
-            # or so
-            left, right = _as_float(x), _as_float(y)
-            return None if left is None or right is None or not isfinite(left + right) else left + right
-        case Kind.INTERVAL:
-            # a precision (interval(0)) or fields (interval hour) round at every step, as those of a domain may
-            if type(x) is not timedelta or type(y) is not timedelta or column.type != column.plain_type:
-                return None
-            try:
-                total = x + y
-            except OverflowError:
-                return None
-            # PostgreSQL adds days and microseconds apart; so does timedelta, as long as nothing is carried over
-            return total if total.days == x.days + y.days else None
-        case _:
-            return None
-
-
-def _as_decimal(value: Any) -> Decimal | None:
-    if type(value) is Decimal:
-        return value
-    if type(value) is int:
-        return Decimal(value)
-    return Decimal(repr(value)) if type(value) is float else None
-
-
-def _within_scale(value: Decimal, scale: int | None) -> bool:
-    if scale is None:
-        return True
-    exponent = value.as_tuple().exponent
-    return isinstance(exponent, int) and exponent >= -scale and scale >= 0
-
-
-def _as_float(value: Any) -> float | None:
-    if type(value) is float:
-        return value
-    if type(value) is int and abs(value) <= _FLOAT_EXACT_INT:
-        return float(value)
-    return float(value) if type(value) is Decimal and abs(value.adjusted()) < 300 else None  # noqa: PLR2004
-
-
-def _comparable(x: Any, y: Any, column: Column) -> bool:  # noqa: PLR0911
-    """Whether Python orders ``x`` and ``y`` as the column's type does."""
-    match column.kind:
-        case Kind.INTEGER:
-            return type(x) is int and type(y) is int
-        case Kind.DECIMAL:
-            return type(x) in {int, Decimal} and type(y) in {int, Decimal}
-        case Kind.FLOAT:
-            return _as_float(x) is not None and _as_float(y) is not None and type(x) is not Decimal is not type(y)
-        case Kind.TIMESTAMPTZ:
-            return type(x) is type(y) is datetime and x.tzinfo is not None and y.tzinfo is not None
-        case Kind.TIMESTAMP:
-            return type(x) is type(y) is datetime and x.tzinfo is None and y.tzinfo is None
-        case Kind.DATE:
-            return type(x) is type(y) is date
-        case _:
-            return False

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -179,19 +180,17 @@ def from_wire(value: Any, depth: int = 0) -> Value:
         InvalidEvent: an unknown or ill-formed tagged value, a NUL in text, or too deep nesting.
     """
     kind = type(value)
-    if kind is str:
-        if "\x00" in value:
-            raise InvalidEvent("text contains a NUL character, which PostgreSQL cannot store")
-        return value
+    if kind is str and "\x00" in value:
+        raise InvalidEvent("text contains a NUL character, which PostgreSQL cannot store")
     if kind is not dict and kind is not list:
         return value
     if depth >= _MAX_DEPTH:
         raise InvalidEvent(f"lists and dicts are nested more than {_MAX_DEPTH} deep")
     if kind is list:
         return [from_wire(item, depth + 1) for item in value]
-    if value.keys() != _TAG_KEYS:
-        return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
-    return _untag(value["__type__"], value["__value__"])
+    if len(value) == len(_TAG_KEYS) and "__type__" in value and "__value__" in value:
+        return _untag(value["__type__"], value["__value__"])
+    return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
 
 
 def _untag(name: object, payload: object) -> Value:
@@ -211,6 +210,9 @@ def _untag(name: object, payload: object) -> Value:
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
+
+_KNOWN_NAMES: Final = 256
+"""Column names of keys whose form is remembered: a table has few keys, and a stranger's names must not cost memory."""
 
 _QUOTED: Final = (("&", "%26"), ("=", "%3D"), (":", "%3A"), ("%", "%25"))  # the last is unquoted last
 _QUOTE: Final = str.maketrans(dict(_QUOTED))
@@ -255,10 +257,23 @@ def identity(key: Columns) -> str:
     Raises:
         InvalidEvent: a value that cannot identify a row (NULL, float, list, dict, timedelta).
     """
-    if len(key) == 1:
-        ((name, value),) = key.items()
-        return f"{_quoted(name)}={_key_text(name, value)}"
-    return "&".join(f"{_quoted(name)}={_key_text(name, key[name])}" for name in sorted(key))
+    parts = []
+    for name, label in _labels(tuple(key)):
+        value = key[name]
+        kind = type(value)
+        if kind is int and -_GLANCE < value < _GLANCE:  # nearly every key is such a number, or such a text
+            parts.append(f"{label}{value}")
+        elif kind is str and value.isalnum():
+            parts.append(label + value)
+        else:
+            parts.append(label + _key_text(name, value))
+    return "&".join(parts)
+
+
+@lru_cache(maxsize=_KNOWN_NAMES)
+def _labels(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The columns of a key in the order of their names, each with what its value stands behind."""
+    return [(name, _quoted(name) + "=") for name in sorted(names)]
 
 
 def _quoted(text: str) -> str:

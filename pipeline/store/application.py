@@ -14,9 +14,10 @@ from pipeline.core.failure import Meaning
 from pipeline.driving import run
 from pipeline.errors import ApplyFailed, NotMigrated
 from pipeline.ports import Applied, Batch
-from pipeline.store.bulk import MissingColumn, Plan, Shape
+from pipeline.store.bulk import MissingColumn
 from pipeline.store.catalog import Catalog
 from pipeline.store.isolation import Finding, IsolatingWriter
+from pipeline.store.plans import Plan, Shape
 from pipeline.store.queries import BlockingQueries
 from pipeline.store.statements import statement
 from pipeline.store.turns import lane_key
@@ -94,7 +95,7 @@ class Application:
         seq, window, warning = self._place(ledger)
         self._freshen()
         turns = range(len(batch.entries)) if batch.turns is None else batch.turns
-        here = [position for position in turns if position not in batch.aside]
+        here = [position for position in turns if position not in batch.aside] if batch.aside else turns
         fresh = self._not_yet_applied(self._fresh(here, window))
         if batch.bury is not None:
             bad = {position: Finding(batch.bury, None) for position in fresh}
@@ -282,7 +283,6 @@ class Application:
         entries = self._batch.entries
         bad: dict[int, Finding] = {}
         events: list[Event] = []
-        place: dict[int, int] = {}
         for position in positions:
             entry = entries[position]
             if isinstance(entry, Malformed):
@@ -292,9 +292,10 @@ class Application:
             elif position in self._batch.displaced and any(entry.identities):
                 bad[position] = Finding(_TOO_LATE, None)  # a row that is only appended has no order
             else:
-                place[id(entry)] = position
                 events.append(entry)
-        for event, finding in self._writer.write(events):
+        found = self._writer.write(events)
+        place = {id(entries[position]): position for position in positions} if found else {}
+        for event, finding in found:
             if finding.meaning is Meaning.PARENT_MISSING and self._batch.paused:
                 raise ApplyFailed(finding.public, finding.sqlstate, Meaning.SYSTEMIC, finding.table, event=event.id)
             if finding.meaning is not Meaning.POISON and not self._batch.final:

@@ -1,8 +1,6 @@
 """Write the waves of a fold: ``COPY`` into a temporary table shaped like the target, then one ``MERGE`` or ``DELETE``.
 
-Rows of one table are grouped by what happens to which column (their shape), because one statement can do only one kind
-of thing to a column. A statement is made once per table and shape. Names enter SQL as quoted identifiers, values as
-COPY data; only expressions of the catalog itself (a column's default) are taken over as text.
+A statement is made once per table and shape of its rows: see `pipeline.store.plans`.
 
 Order within a wave: upserts and inserts, referenced tables first; then deletes, referencing tables first. Rows are
 sorted by key, so that two flushers never wait for each other's rows crosswise.
@@ -13,60 +11,34 @@ the temporary table has no statistics, and a plan that reads the whole target wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from operator import attrgetter, itemgetter
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
-from pipeline.core.change import printable
-from pipeline.core.fold import Delete, Insert, Operation, Step, Upsert, Wave
+from pipeline.core.change import Change, printable
+from pipeline.core.fold import Insert, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
+from pipeline.store.plans import PARAMETER, Plan, Shape, names_of, parameter_type, parametrised, plan_of
 from pipeline.store.statements import statement
-from pipeline.store.text import Unfit, array_text, copy_rows, text_of
+from pipeline.store.text import Unfit, array_text, copy_data, text_of, texts_of
 
-__all__ = [
-    "MAX_STAGES",
-    "PARAMETER",
-    "BulkWriter",
-    "MissingColumn",
-    "Plan",
-    "Shape",
-    "check_shape",
-    "operand_text",
-    "parameter_type",
-    "parametrised",
-    "result",
-    "single",
-    "stage_type",
-]
+__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "check_shape", "operand_text", "single"]
 
 
-class Shape(NamedTuple):
-    """What rows that go through one statement have in common: key columns, and (column, verb, candidates?) triples."""
-
-    key: tuple[str, ...]
-    steps: tuple[tuple[str, str, bool], ...]
-    deletes: bool = False
-
-
-class Plan(NamedTuple):
-    """The statements for one table and shape."""
-
-    stage: str
-    clear: sql.Composed
-    create: sql.Composed
-    copy: sql.Composed
-    run: sql.Composed
-    single: bytes
+Row = Change | Upsert
+"""What a wave has of a row."""
 
 
 MAX_STAGES: Final = 64
 """Temporary tables of a session. Each holds a lock and is truncated at every commit; thousands would exhaust both."""
 
-PARAMETER: Final = "\x00"
+_KNOWN_FORMS: Final = 256
+"""Combinations of columns whose shape is remembered: a stranger's names must not cost memory."""
 
 
 class BulkWriter:
@@ -113,36 +85,36 @@ class BulkWriter:
 
     def _write_wave(self, wave: Wave) -> int:
         rows = 0
-        downwards = sorted({*wave.rows, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
-        deletes: list[tuple[Table, Shape, list[Operation]]] = []
+        downwards = sorted({*wave.changes, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
+        deletes: list[tuple[Table, Shape, list[Row]]] = []
         for oid in downwards:
             table = self.at = self._tables[oid]
-            for shape, operations in _by_shape(wave.rows.get(oid, {})).items():
+            for shape, alike in _by_shape(wave.changes.get(oid, {})).items():
                 if shape.deletes:
-                    deletes.append((table, shape, operations))
+                    deletes.append((table, shape, alike))
                 else:
-                    rows += self._merge(table, shape, operations)
+                    rows += self._merge(table, shape, alike)
             rows += self._append(table, wave.inserts.get(oid, ()))
-        for table, shape, operations in reversed(deletes):
+        for table, shape, alike in reversed(deletes):
             self.at = table
-            deleted = self._merge(table, shape, operations)
-            if deleted < len(operations):  # one of them may be on its way: see `lane_key`
+            deleted = self._merge(table, shape, alike)
+            if deleted < len(alike):  # one of them may be on its way: see `lane_key`
                 self._connection.execute(statement("close_lane"), {"lane": self._lane})
-                deleted += self._merge(table, shape, operations)
+                deleted += self._merge(table, shape, alike)
             rows += deleted
         return rows
 
-    def _merge(self, table: Table, shape: Shape, operations: Sequence[Operation]) -> int:
+    def _merge(self, table: Table, shape: Shape, rows: Sequence[Row]) -> int:
         check_shape(table, shape)
         plan = self._plans.get((table.oid, shape))
         if plan is None:
-            plan = self._plans[table.oid, shape] = _plan(table, shape)
-        texts = (_texts(table, shape, operation) for operation in operations)
+            plan = self._plans[table.oid, shape] = plan_of(table, shape)
+        texts = _texts(table, shape, rows)
         if plan.stage not in self._stages and len(self._stages) >= MAX_STAGES:
             with self._connection.cursor() as cursor:
-                cursor.executemany(plan.single, list(texts))
+                cursor.executemany(plan.single, list(zip(*texts, strict=True)))
                 return cursor.rowcount
-        data = copy_rows(texts)
+        data = copy_data(texts)
         self._connection.execute(plan.create)
         self._stages.add(plan.stage)
         if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
@@ -165,44 +137,62 @@ class BulkWriter:
                 for _ in rows:
                     self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
                 continue
-            copy_in = sql.SQL("COPY {} ({}) FROM STDIN").format(target, _names(names))
-            data = copy_rows([_text(row[column.name], column) for column in columns] for row in rows)
+            copy_in = sql.SQL("COPY {} ({}) FROM STDIN").format(target, names_of(names))
+            data = copy_data([texts_of([row[column.name] for row in rows], column) for column in columns])
             with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
                 copy.write(data)
         return len(inserts)
 
 
-def single(table: Table, step: Operation | Insert) -> tuple[bytes, Sequence[str | None]]:
-    """The statement for one operation, and its parameters. Raises as `BulkWriter.write`."""
-    if isinstance(step, Insert):
-        return _insert(table, step)
-    shape = _shape_of(step)
+def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:
+    """The statement for one change, and its parameters. Raises as `BulkWriter.write`."""
+    if change.insert is not None:
+        return _insert(table, change.insert)
+    shape = _shape_of(change)
     check_shape(table, shape)
-    return _plan(table, shape).single, _texts(table, shape, step)
+    return plan_of(table, shape).single, [text for (text,) in _texts(table, shape, [change])]
 
 
-def _insert(table: Table, insert: Insert) -> tuple[bytes, Sequence[str | None]]:
-    columns = [_assignable(table, name) for name in insert.values]
+def _insert(table: Table, row: Columns) -> tuple[bytes, Sequence[str | None]]:
+    columns = [_assignable(table, name) for name in row]
     target = sql.Identifier(table.schema, table.name)
     if not columns:
         return parametrised(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target).as_string()), ()
-    values = _COMMA.join(sql.SQL(f"{PARAMETER}::" + parameter_type(column)) for column in columns)
-    text = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(target, _names(insert.values), values)
-    return parametrised(text.as_string()), [_text(insert.values[column.name], column) for column in columns]
+    values = sql.SQL(", ").join(sql.SQL(f"{PARAMETER}::" + parameter_type(column)) for column in columns)
+    text = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(target, names_of(row), values)
+    return parametrised(text.as_string()), [text for column in columns for text in texts_of([row[column.name]], column)]
 
 
-def _shape_of(operation: Operation) -> Shape:
-    key = tuple(sorted(operation.key))
-    if isinstance(operation, Delete):
-        return Shape(key, (), deletes=True)
-    return Shape(key, tuple(sorted((column, s.verb, s.candidates) for column, s in operation.steps.items())))
+_Names = tuple[str, ...]
+
+_VERBS: Final = ("set", "add", "max", "min")
 
 
-def _by_shape(rows: Mapping[str, Operation]) -> dict[Shape, list[Operation]]:
-    """Operations by shape, each list sorted by key."""
-    shapes: dict[Shape, list[Operation]] = {}
+@lru_cache(maxsize=_KNOWN_FORMS)
+def _shape(key: _Names, operands: tuple[_Names, _Names, _Names, _Names], deletes: bool) -> Shape:  # noqa: FBT001
+    """The shape of changes that name these columns, whatever their order; ``operands`` by `_VERBS`."""
+    steps = sorted((name, verb, False) for verb, names in zip(_VERBS, operands, strict=True) for name in names)
+    return Shape(tuple(sorted(key)), tuple(steps), deletes)
+
+
+def _shape_of(row: Row) -> Shape:
+    if isinstance(row, Upsert):
+        steps = sorted((name, step.verb, step.candidates) for name, step in row.steps.items())
+        return Shape(tuple(sorted(row.key)), tuple(steps))
+    operands = tuple(row.set), tuple(row.add), tuple(row.max), tuple(row.min)
+    return _shape(tuple(row.key), operands, row.delete)
+
+
+def _by_shape(rows: Mapping[str, Row]) -> dict[Shape, list[Row]]:
+    """Rows by shape, each list sorted by key."""
+    shapes: dict[Shape, list[Row]] = {}
+    last, alike = None, []
     for name in sorted(rows):
-        shapes.setdefault(_shape_of(rows[name]), []).append(rows[name])
+        row = rows[name]
+        shape = _shape_of(row)
+        if shape is not last:  # to look a shape up takes longer than to make it
+            last, alike = shape, shapes.setdefault(shape, [])
+        alike.append(row)
     return shapes
 
 
@@ -251,140 +241,29 @@ def _assignable(table: Table, name: str) -> Column:
 # -----------------------------------------------------------------------------------------------------------------
 
 
-def _text(value: Any, column: Column) -> str | None:
-    return None if value is None else text_of(value, column)
-
-
-def _texts(table: Table, shape: Shape, operation: Operation) -> Sequence[str | None]:
+def _texts(table: Table, shape: Shape, rows: Sequence[Row]) -> Sequence[Sequence[str | None]]:
+    """The columns of the rows of one shape: those of the key, then the operands."""
     columns = table.columns
-    texts = [_text(operation.key[name], columns[name]) for name in shape.key]
-    if isinstance(operation, Upsert):
-        texts += [operand_text(operation.steps[name], columns[name]) for name, _, _ in shape.steps]
-    return texts
+    names = [name for name, _, _ in shape.steps]
+    keys = _cells([row.key for row in rows], shape.key)
+    texts = [texts_of(keys[name], columns[name]) for name in shape.key]
+    operations = [row for row in rows if isinstance(row, Upsert)]
+    if operations:  # with candidates: no change says them
+        return texts + [[operand_text(each.steps[name], columns[name]) for each in operations] for name in names]
+    operands: dict[str, Sequence[Any]] = {}
+    for verb in {verb for _, verb, _ in shape.steps}:
+        operands |= _cells(list(map(attrgetter(verb), rows)), [name for name, how, _ in shape.steps if how == verb])
+    return texts + [texts_of(operands[name], columns[name]) for name in names]
+
+
+def _cells(rows: Sequence[Columns], names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Column by column what ``rows`` have under ``names``, at least one."""
+    found = zip(*map(itemgetter(*names), rows), strict=True) if len(names) > 1 else [[row[names[0]] for row in rows]]
+    return dict(zip(names, found, strict=True))
 
 
 def operand_text(step: Step, column: Column) -> str | None:
     """The operand of ``step`` as PostgreSQL reads it; raises `Unfit`."""
-    return array_text(step.operand, column) if step.candidates else _text(step.operand, column)
-
-
-# --- statements
-# -----------------------------------------------------------------------------------------------------------
-
-_COMMA: Final = sql.SQL(", ")
-_GREATEST: Final = {"max": sql.SQL("GREATEST"), "min": sql.SQL("LEAST")}
-_FIRST: Final = {"max": sql.SQL("DESC"), "min": sql.SQL("ASC")}
-
-
-def _names(names: Iterable[str]) -> sql.Composed:
-    return _COMMA.join(map(sql.Identifier, names))
-
-
-def _plan(table: Table, shape: Shape) -> Plan:
-    names = [*shape.key, *(name for name, _, _ in shape.steps)]
-    types = [sql.SQL(stage_type(table.columns[name], "set", candidates=False)) for name in shape.key]
-    types += [sql.SQL(stage_type(table.columns[name], verb, candidates=many)) for name, verb, many in shape.steps]
-    definition = _COMMA.join(
-        sql.Composed([sql.Identifier(name), sql.SQL(" "), type_]) for name, type_ in zip(names, types, strict=True)
-    )
-    fingerprint = blake2b(f"{table.oid} {definition.as_string()}".encode(), digest_size=8).hexdigest()
-    name = f"pipeline_stage_{fingerprint}"
-    stage = sql.Identifier("pg_temp", name)
-    statement = _delete if shape.deletes else _merge
-    many = {name for name, _, candidates in shape.steps if candidates}
-    one = _COMMA.join(
-        sql.SQL("{}::{} AS {}").format(
-            sql.SQL(PARAMETER),
-            sql.SQL(parameter_type(table.columns[name], candidates=name in many)),
-            sql.Identifier(name),
-        )
-        for name in names
-    )
-    single = statement(table, shape, sql.Composed([sql.SQL("(SELECT "), one, sql.SQL(")")])).as_string()
-    return Plan(
-        stage=name,
-        clear=sql.SQL("DELETE FROM {}").format(stage),
-        create=sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(stage, definition),
-        copy=sql.SQL("COPY {} ({}) FROM STDIN").format(stage, _names(names)),
-        run=statement(table, shape, stage),
-        single=parametrised(single),
-    )
-
-
-def parametrised(text: str) -> bytes:
-    """``text`` as a query of psycopg, in which `PARAMETER` stands for a parameter."""
-    return text.replace("%", "%%").replace(PARAMETER, "%s").encode()
-
-
-def stage_type(column: Column, verb: str, *, candidates: bool) -> str:
-    """The type in which an operand is staged: the column's own. All of it is text that the catalog itself wrote.
-
-    Increments are staged in the plain base type, because a domain's checks and a numeric's scale are about the sum.
-    """
-    return _spelled(column, plain=verb == "add" or candidates, candidates=candidates)
-
-
-def parameter_type(column: Column, *, candidates: bool = False) -> str:
-    """The type of an operand that is a parameter: without a length, since a cast to one cuts off what is too long.
-
-    Where the value is assigned to the column, PostgreSQL refuses that instead.
-    """
-    return _spelled(column, plain=True, candidates=candidates)
-
-
-def _spelled(column: Column, *, plain: bool, candidates: bool) -> str:
-    text = column.plain_type if plain else column.type
-    return text + ("[]" if candidates else "") + (f" COLLATE {column.collation}" if column.collation else "")
-
-
-def _match(shape: Shape) -> sql.Composed:
-    return sql.SQL(" AND ").join(sql.SQL("target.{0} = stage.{0}").format(sql.Identifier(name)) for name in shape.key)
-
-
-def _delete(table: Table, shape: Shape, stage: sql.Composable) -> sql.Composed:
-    return sql.SQL("DELETE FROM {} AS target USING {} AS stage WHERE {}").format(
-        sql.Identifier(table.schema, table.name), stage, _match(shape)
-    )
-
-
-def _merge(table: Table, shape: Shape, stage: sql.Composable) -> sql.Composed:
-    updates = [
-        sql.SQL("{} = {}").format(
-            sql.Identifier(name), result(name, verb, sql.Composed([sql.SQL("target."), sql.Identifier(name)]), many)
-        )
-        for name, verb, many in shape.steps
-    ]
-    values: list[sql.Composable] = [sql.SQL("stage.{}").format(sql.Identifier(name)) for name in shape.key]
-    for name, verb, many in shape.steps:
-        default = table.columns[name].default
-        base = None if default is None else sql.SQL(f"({default})")
-        values.append(result(name, verb, base, many))
-    overriding = any(table.columns[name].identity_always for name in shape.key)
-    return sql.SQL(
-        "MERGE INTO {target} AS target USING {stage} AS stage ON {match} "
-        "WHEN MATCHED THEN {update} WHEN NOT MATCHED THEN INSERT ({names}) {overriding}VALUES ({values})"
-    ).format(
-        target=sql.Identifier(table.schema, table.name),
-        stage=stage,
-        match=_match(shape),
-        update=sql.SQL("UPDATE SET ") + _COMMA.join(updates) if updates else sql.SQL("DO NOTHING"),
-        names=_names([*shape.key, *(name for name, _, _ in shape.steps)]),
-        overriding=sql.SQL("OVERRIDING SYSTEM VALUE ") if overriding else sql.SQL(""),
-        values=_COMMA.join(values),
-    )
-
-
-def result(name: str, verb: str, base: sql.Composable | None, candidates: bool) -> sql.Composable:  # noqa: FBT001
-    """The SQL expression of the column's new value; ``base`` is the old value, ``None`` if there is none."""
-    operand: sql.Composable = sql.SQL("stage.{}").format(sql.Identifier(name))
-    if candidates:
-        # of equal ones the earlier, as GREATEST and LEAST have it
-        operand = sql.SQL(
-            "(SELECT candidate FROM unnest({}) WITH ORDINALITY AS _ (candidate, place) "
-            "ORDER BY candidate {}, place LIMIT 1)"
-        ).format(operand, _FIRST[verb])
-    if verb == "set" or base is None:
-        return operand
-    if verb == "add":
-        return sql.SQL("COALESCE({} + {}, {})").format(base, operand, operand)
-    return sql.SQL("{}({}, {})").format(_GREATEST[verb], base, operand)
+    if step.candidates:
+        return array_text(step.operand, column)
+    return None if step.operand is None else text_of(step.operand, column)

@@ -15,9 +15,10 @@ from pipeline.core.isolate import isolate
 from pipeline.core.table import Table
 from pipeline.driving import run
 from pipeline.errors import ApplyFailed
-from pipeline.store.bulk import BulkWriter, MissingColumn, Plan, Shape
+from pipeline.store.bulk import BulkWriter, MissingColumn
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import meaning_of, public_text, text_of_error
+from pipeline.store.plans import Plan, Shape
 from pipeline.store.queries import BlockingQueries
 from pipeline.store.text import Unfit
 from pipeline.telemetry import Probe, Step
@@ -122,9 +123,9 @@ class IsolatingWriter:
         return [(event, finding) for event, finding in found if id(event) not in healed]
 
     async def _attempt(self, events: Sequence[Event]) -> Finding | None:
-        return self._in_savepoint(
-            [[row for event in events for row in zip(event.changes, event.identities, strict=True)]]
-        )
+        changes = [change for event in events for change in event.changes]
+        names = [name for event in events for name in event.identities]
+        return self._in_savepoint([list(zip(changes, names, strict=True))])
 
     async def _alone(self, event: Event) -> Finding | None:
         return self._attempt_alone(event)
@@ -154,9 +155,8 @@ class IsolatingWriter:
         try:
             rows = 0
             for changes in steps:
-                rows += self._writer.write(
-                    fold([(self._table(change.table), change, name) for change, name in changes])
-                )
+                tables = {name: self._table(name) for name in dict.fromkeys(change.table for change, _ in changes)}
+                rows += self._writer.write(fold([(tables[change.table], change, name) for change, name in changes]))
             end = "RELEASE SAVEPOINT pipeline" if keep else "ROLLBACK TO SAVEPOINT pipeline; RELEASE SAVEPOINT pipeline"
             self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE; " + end)
         except Unfit as error:

@@ -16,9 +16,9 @@ from pipeline.core.failure import Contact, Meaning
 from pipeline.errors import ApplyFailed
 from pipeline.ports import Applied, Batch, nothing
 from pipeline.store.application import Application
-from pipeline.store.bulk import Plan, Shape
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import meaning_of, public_text
+from pipeline.store.plans import Plan, Shape
 from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe, ignore
 

@@ -18,9 +18,10 @@ from pipeline.core.table import Table
 from pipeline.core.values import identity
 from pipeline.errors import ApplyFailed, InvalidEvent, InvalidRead, StoreError
 from pipeline.reading import Found, Place, Question, Row
-from pipeline.store.bulk import MissingColumn, Shape, check_shape
+from pipeline.store.bulk import MissingColumn, check_shape
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import text_of_error
+from pipeline.store.plans import Shape
 from pipeline.store.queries import Queries
 from pipeline.store.rows import array_of, folded_row, key_texts, stored_rows
 from pipeline.store.session import SessionSource, translated

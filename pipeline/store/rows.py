@@ -16,7 +16,8 @@ from psycopg import sql
 from pipeline.core.fold import Delete, Operation, Upsert
 from pipeline.core.table import Column, Kind, Table
 from pipeline.core.values import Columns
-from pipeline.store.bulk import PARAMETER, Shape, check_shape, operand_text, parameter_type, parametrised, result
+from pipeline.store.bulk import check_shape, operand_text
+from pipeline.store.plans import PARAMETER, Shape, parameter_type, parametrised, result
 from pipeline.store.text import array_text, text_of
 
 __all__ = ["Query", "array_of", "folded_row", "key_texts", "stored_rows"]

@@ -1,17 +1,20 @@
-"""Values as the text that PostgreSQL's own input functions read, and rows of them as ``COPY`` reads them.
+"""Values as the text that PostgreSQL's own input functions read, and columns of them as ``COPY`` reads them.
 
 Text goes through the input function of the column's type, so every type works: enums, domains, ranges, extensions. What
 a value may go into is decided here, strictly, because text hides the difference: ``'7'`` would become a number, bytes
 would become the text of their hexadecimal form, and the time zone of a ``timestamp`` would be dropped without a word.
 
 A value that does not fit raises `Unfit`; the event becomes a dead letter with that reason.
+
+Everything works on a column at a time: nearly always its values are of one type, so the type is looked at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, time, timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
+from types import NoneType
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,7 +22,7 @@ import msgspec
 
 from pipeline.core.table import Column, Kind
 
-__all__ = ["Unfit", "array_text", "copy_rows", "text_of"]
+__all__ = ["Unfit", "array_text", "copy_data", "text_of", "texts_of"]
 
 
 class Unfit(Exception):
@@ -34,39 +37,73 @@ class Unfit(Exception):
         return f"column {self.column}: {self.problem}"
 
 
-Encoder = Callable[[Any, Column], str]
+Encoder = Callable[[Sequence[Any], Column], list[str]]
+"""The texts of values of one type, for a column."""
 
 
-def _plain(value: Any, _column: Column) -> str:
-    return str(value)
+_to_json: Final = msgspec.json.Encoder().encode
 
 
-def _isoformat(value: Any, _column: Column) -> str:
-    text: str = value.isoformat()
-    return text
+def _plain(values: Sequence[Any], _column: Column) -> list[str]:
+    return list(map(str, values))
 
 
-def _datetime(value: datetime, column: Column) -> str:
-    if (value.tzinfo is not None) != (column.kind is Kind.TIMESTAMPTZ):
-        has = "a" if value.tzinfo else "no"
-        raise Unfit(column.name, f"a datetime with {has} time zone does not fit the type {column.type}")
-    return value.isoformat()
+def _integers(values: Sequence[int], _column: Column) -> list[str]:
+    # as str has them, in one call; there is a comma in no integer
+    return _to_json(values)[1:-1].decode().split(",")
 
 
-def _time(value: time, column: Column) -> str:
-    if (value.tzinfo is not None) != ("with time zone" in column.plain_type):
-        has = "a" if value.tzinfo else "no"
-        raise Unfit(column.name, f"a time with {has} time zone does not fit the type {column.type}")
-    return value.isoformat()
+def _quoted(values: Sequence[Any], _column: Column) -> list[str]:
+    """Dates, datetimes and UUIDs as JSON has them: nothing in them is quoted, and a list is made in one call."""
+    return _to_json(values)[2:-2].decode().split('","')
 
 
-def _timedelta(value: timedelta, _column: Column) -> str:
-    return f"{value.days} days {value.seconds}.{value.microseconds:06d} seconds"
+def _same(values: Sequence[Any], _column: Column) -> list[str]:
+    return list(values)
 
 
-def _json(value: Any, column: Column) -> str:
+def _repr(values: Sequence[Any], _column: Column) -> list[str]:
+    return list(map(repr, values))
+
+
+def _bools(values: Sequence[Any], _column: Column) -> list[str]:
+    return ["t" if value else "f" for value in values]
+
+
+def _bytes(values: Sequence[Any], _column: Column) -> list[str]:
+    return ["\\x" + value.hex() for value in values]
+
+
+def _datetimes(values: Sequence[datetime], column: Column) -> list[str]:
+    zones = _zones(values, column, "datetime", zoned=column.kind is Kind.TIMESTAMPTZ)
+    if zones.count(None) == len(values):
+        return _quoted(values, column)
+    if zones.count(UTC) == len(values):
+        return [text.replace("Z", "+00:00") for text in _quoted(values, column)]
+    return [value.isoformat() for value in values]  # JSON rounds an offset to minutes
+
+
+def _times(values: Sequence[time], column: Column) -> list[str]:
+    _zones(values, column, "time", zoned="with time zone" in column.plain_type)
+    return [value.isoformat() for value in values]
+
+
+def _zones(values: Sequence[datetime | time], column: Column, what: str, *, zoned: bool) -> list[tzinfo | None]:
+    """The time zones of ``values``; raises `Unfit` if one of them has none, or has one where there must be none."""
+    zones = [value.tzinfo for value in values]
+    if zones.count(None) != (0 if zoned else len(values)):
+        has = "no" if zoned else "a"
+        raise Unfit(column.name, f"a {what} with {has} time zone does not fit the type {column.type}")
+    return zones
+
+
+def _timedeltas(values: Sequence[timedelta], _column: Column) -> list[str]:
+    return [f"{value.days} days {value.seconds}.{value.microseconds:06d} seconds" for value in values]
+
+
+def _jsons(values: Sequence[Any], column: Column) -> list[str]:
     try:
-        return _encode_json(value).decode()
+        return [_encode_json(value).decode() for value in values]
     except (TypeError, UnicodeEncodeError) as error:
         raise Unfit(column.name, f"not JSON: {error}") from error
 
@@ -98,11 +135,12 @@ def _encode_json(value: Any) -> bytes:
     return _json_encoder.encode(value)
 
 
-def _array(value: list[Any], column: Column) -> str:
+def _arrays(values: Sequence[list[Any]], column: Column) -> list[str]:
     if column.limited is not None:
-        _check_lengths(value, column, *column.limited)
+        for value in values:
+            _check_lengths(value, column, *column.limited)
     element = msgspec.structs.replace(column, kind=column.element or Kind.OTHER, type=column.type.removesuffix("[]"))
-    return array_text(value, element)
+    return [array_text(value, element) for value in values]
 
 
 def _check_lengths(values: Iterable[Any], column: Column, function: str, modifier: int) -> None:
@@ -132,19 +170,19 @@ def array_text(values: Iterable[Any], element: Column) -> str:
 _NUMBERS: Final = (Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT, Kind.OTHER)
 
 _ENCODERS: Final[Mapping[type, Mapping[Kind, Encoder]]] = {
-    bool: {Kind.BOOL: lambda value, _: "t" if value else "f", Kind.JSON: _json},
-    int: {**dict.fromkeys(_NUMBERS, _plain), Kind.JSON: _json},
-    float: {**dict.fromkeys(_NUMBERS, lambda value, _: repr(value)), Kind.JSON: _json},
-    Decimal: {**dict.fromkeys(_NUMBERS, _plain), Kind.JSON: _json},
-    str: {kind: _plain for kind in Kind if kind is not Kind.BYTES} | {Kind.JSON: _json},
-    bytes: {Kind.BYTES: lambda value, _: "\\x" + value.hex()},
-    datetime: {Kind.TIMESTAMPTZ: _datetime, Kind.TIMESTAMP: _datetime},
-    date: {Kind.DATE: _isoformat},
-    time: {Kind.TIME: _time},
-    timedelta: {Kind.INTERVAL: _timedelta},
-    UUID: {Kind.OTHER: _plain},
-    list: {Kind.ARRAY: _array, Kind.JSON: _json},
-    dict: {Kind.JSON: _json},
+    bool: {Kind.BOOL: _bools, Kind.JSON: _jsons},
+    int: {**dict.fromkeys(_NUMBERS, _integers), Kind.JSON: _jsons},
+    float: {**dict.fromkeys(_NUMBERS, _repr), Kind.JSON: _jsons},
+    Decimal: {**dict.fromkeys(_NUMBERS, _plain), Kind.JSON: _jsons},
+    str: {kind: _same for kind in Kind if kind is not Kind.BYTES} | {Kind.JSON: _jsons},
+    bytes: {Kind.BYTES: _bytes},
+    datetime: {Kind.TIMESTAMPTZ: _datetimes, Kind.TIMESTAMP: _datetimes},
+    date: {Kind.DATE: _quoted},
+    time: {Kind.TIME: _times},
+    timedelta: {Kind.INTERVAL: _timedeltas},
+    UUID: {Kind.OTHER: _quoted},
+    list: {Kind.ARRAY: _arrays, Kind.JSON: _jsons},
+    dict: {Kind.JSON: _jsons},
 }
 
 
@@ -154,22 +192,40 @@ def text_of(value: Any, column: Column) -> str:
     Raises:
         Unfit: the column's type cannot take a value of this type without changing it.
     """
-    encode = _ENCODERS[type(value)].get(column.kind)
+    return _encoder(type(value), column)([value], column)[0]
+
+
+def texts_of(values: Sequence[Any], column: Column) -> Sequence[str | None]:
+    """The texts of a column's values, ``None`` for None. Raises as `text_of`, for any of those that do not fit."""
+    types = set(map(type, values))
+    if NoneType in types:
+        found = iter(texts_of([value for value in values if value is not None], column))
+        return [None if value is None else next(found) for value in values]
+    if len(types) == 1:
+        return _encoder(types.pop(), column)(values, column)
+    return [text_of(value, column) for value in values]
+
+
+def _encoder(found: type, column: Column) -> Encoder:
+    encode = _ENCODERS[found].get(column.kind)
     if encode is None:
-        raise Unfit(column.name, f"a {type(value).__qualname__} does not fit the type {column.type}")
-    return encode(value, column)
+        raise Unfit(column.name, f"a {found.__qualname__} does not fit the type {column.type}")
+    return encode
 
 
-_COPY_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_COPY_ESCAPES: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_COPY_TABLE: Final = str.maketrans(_COPY_ESCAPES)
 
 
-def copy_rows(rows: Iterable[Iterable[str | None]]) -> bytes:
-    """Rows of texts (``None``: NULL) in COPY's text format."""
-    return "".join(["\t".join(map(_copy_text, row)) + "\n" for row in rows]).encode()
+def copy_data(columns: Iterable[Sequence[str | None]]) -> bytes:
+    """Columns of texts (``None``: NULL), at least one, as rows in COPY's text format."""
+    return "".join([row + "\n" for row in map("\t".join, zip(*map(_copy_texts, columns), strict=True))]).encode()
 
 
-def _copy_text(text: str | None) -> str:
-    if text is None:
-        return "\\N"
-    # nothing in an alphanumeric text has to be escaped, and asking is much cheaper than translating
-    return text if text.isalnum() else text.translate(_COPY_ESCAPES)
+def _copy_texts(texts: Sequence[str | None]) -> list[str]:
+    """Escape what means something to COPY. Few columns have any of that, and asking is cheaper than escaping."""
+    present = [text for text in texts if text is not None]
+    together = "".join(present)
+    if any(character in together for character in _COPY_ESCAPES):
+        return ["\\N" if text is None else text.translate(_COPY_TABLE) for text in texts]
+    return present if len(present) == len(texts) else ["\\N" if text is None else text for text in texts]

@@ -13,7 +13,6 @@ from psycopg_pool import PoolTimeout
 from pipeline.config import Config
 from pipeline.core.change import Change
 from pipeline.core.failure import Meaning, classify
-from pipeline.core.fold import operation
 from pipeline.core.table import Table
 from pipeline.errors import ApplyFailed, ChangeRefused, InvalidEvent, NotSettled, StoreError, StoreUnavailable
 from pipeline.reading import Place, Turn
@@ -136,7 +135,7 @@ class _Turn:
 
     async def change(self, change: Change) -> None:
         """See `pipeline.reading.Turn.change`."""
-        text, parameters = single(self._table, operation(change))
+        text, parameters = single(self._table, change)
         for left in reversed(range(_RACES)):
             try:
                 with self._in_time("another transaction has locked the row"):

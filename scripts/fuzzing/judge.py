@@ -21,7 +21,7 @@ from pipeline.core.change import Change, Event, seal
 from pipeline.core.codec import Malformed, decode
 from pipeline.core.fold import Delete, Insert, Operation, fold
 from pipeline.core.table import Column, Kind, Table
-from pipeline.store.text import Unfit, array_text, copy_rows, text_of
+from pipeline.store.text import Unfit, array_text, copy_data, text_of
 
 __all__ = ["Judge"]
 
@@ -155,7 +155,7 @@ def _write(operation: Operation | Insert, table: Table) -> None:
         return found
 
     try:
-        copy_rows([texts()])
+        copy_data([[text] for text in texts()])
     except Unfit as error:
         str(error).encode()
 

@@ -10,13 +10,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from pipeline import Change, StoreError
+from pipeline import Change
 from pipeline.telemetry import Step
 from tests.faults.model import SCHEMA, State, look
 from tests.faults.test_stateful import MOST_SAVED, Machine, event, flushers, ids, small
 from tests.integration.scene import Scene, restore
 
-MISSING_COLUMN = "42703"
 values = small.map(abs)  # what the table refuses is seen until it is refused: that is another test's
 change = st.one_of(
     st.builds(lambda id_, n: Change("counter", {"id": id_}, set={"n": n}), ids, values),
@@ -63,15 +62,9 @@ class Reading(Machine):
             self.evict_and_read(keys)
 
     def _check_reads(self, keys: list[int]) -> None:
-        if self.names["counter"] != "counter":
-            return
-        try:
-            rows = self.writer.read_many("counter", [{"id": key} for key in keys], shard_by="one")
-        except StoreError as error:
-            # something pending names a column that is away
-            if error.sqlstate == MISSING_COLUMN and any(table == "counter" for table, _ in self.columns_away):
-                return
-            raise
+        if self.names["counter"] != "counter" or ("counter", "n") in self.columns_away:
+            return  # the row is what it is then, without the column, or cannot be told
+        rows = self.writer.read_many("counter", [{"id": key} for key in keys], shard_by="one")
         sight = look(self.scene, self.names)
         applied = self.model._places(sight)
         dead = {letter.event for letter in sight.letters}

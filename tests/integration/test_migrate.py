@@ -43,6 +43,15 @@ def test_the_first_migration_makes_the_schema_and_the_second_does_nothing(bare: 
     assert [name for (name,) in bare.sql("SELECT name FROM pipeline.migration ORDER BY name")] == NAMES
 
 
+def test_ids_in_the_ledger_are_not_compressed(bare: Scene) -> None:
+    bare.pipeline().migrate()
+    bare.sql(
+        "INSERT INTO pipeline.batch (namespace, shard, seq, batch_id, event_ids, row_count, dead_count) SELECT"
+        " 'n', 0, 1, gen_random_uuid(), array_agg(repeat('a', 36)), 0, 0 FROM generate_series(1, 1000) RETURNING seq"
+    )
+    assert bare.sql("SELECT pg_column_compression(event_ids) FROM pipeline.batch") == [(None,)]
+
+
 def test_processes_that_migrate_at_once_do_it_once(bare: Scene) -> None:
     pipelines = [bare.pipeline() for _ in range(6)]
     with ThreadPoolExecutor(len(pipelines)) as threads:

@@ -1,5 +1,6 @@
 """What a change may be, checked before anything reaches Redis, and the same way back."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -33,6 +34,33 @@ def travelled(wire: dict[str, Any]) -> Change:
 def test_unseal_gives_back_what_seal_took(change: Change) -> None:
     wire, name = seal(change)
     assert repr(unseal(travelled(wire))) == repr((change, name))
+
+
+# Names that may be columns, beside those that may not, and few, so that some come twice.
+named = st.dictionaries(
+    st.sampled_from(["a", "b", "größe", "ß" * 31, "ß" * 32, "x" * 63, "x" * 64, "", "n\x00l"]),
+    st.sampled_from([1, 2**70, -1, 0.5, True, None, "text", "n\x00l"]),
+    max_size=3,
+)
+named_changes = st.one_of(
+    st.builds(Change, st.just("t"), named, named, named, named, named, st.sampled_from([False, False, True])),
+    st.builds(lambda row: Change("t", insert=row), named),
+)
+
+
+def outcome_of(check: Callable[[Change], tuple[object, str | None]], change: Change) -> str | None:
+    """The identity of the change, or that it is refused."""
+    try:
+        return check(change)[1]
+    except InvalidEvent:
+        return "refused"
+
+
+@given(named_changes)
+def test_the_flush_refuses_what_the_writer_refuses_and_nothing_else(change: Change) -> None:
+    wire = msgspec.to_builtins(change)
+    sealed = outcome_of(seal, change)
+    assert [outcome_of(unseal, travelled(wire)) for _ in range(2)] == [sealed, sealed]
 
 
 @given(strategies.changes)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.change import Change
-from pipeline.core.fold import Operation, operation, then
+from pipeline.core.fold import Delete, Insert, Operation, operation, then
 from pipeline.core.table import Table
 from pipeline.core.values import identity
 from tests.unit.table_model import (
@@ -131,6 +131,30 @@ def test_applying_the_waves_is_applying_the_changes(column: str, data: st.DataOb
 @given(pairs(writes("count") | appended), draws)
 def test_rows_that_are_appended_keep_their_place(given: tuple[Sequenced, Sequenced], random: Random) -> None:
     check(*given, random)
+
+
+@pytest.mark.parametrize("column", OPERANDS)
+@given(data=st.data())
+def test_what_becomes_of_a_row_is_what_then_makes_of_its_operations(column: str, data: st.DataObject) -> None:
+    changes = data.draw(sequences(writes(column), 8))
+    expected: dict[tuple[int, str], list[Operation]] = {}
+    for table, change in changes:
+        program = expected.setdefault((table.oid, identity(change.key)), [])
+        step = operation(change)
+        assert not isinstance(step, Insert)
+        composed = then(program[-1], step, COLUMNS) if program else None
+        if isinstance(step, Delete):
+            program[:] = [step]  # nothing that came before can be seen any more
+        elif composed is None:
+            program.append(step)
+        else:
+            program[-1] = composed
+    found: dict[tuple[int, str], list[Operation]] = {}
+    for wave in folded(changes):
+        for oid, rows in wave.rows.items():
+            for name, step in rows.items():
+                found.setdefault((oid, name), []).append(step)
+    assert found == expected
 
 
 @given(pairs(writes("price")), draws)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.table import Column, Kind
-from pipeline.store.text import Unfit, array_text, copy_rows, text_of
+from pipeline.store.text import Unfit, array_text, copy_data, text_of, texts_of
 from tests.unit.strategies import texts
 
 
@@ -48,12 +48,15 @@ def unescaped(cell: str) -> str | None:
     return found
 
 
-rows_of_texts = st.lists(st.lists(st.none() | texts | st.text("\\\n\r\tN.\"',{}", max_size=6), min_size=1, max_size=4))
+cells = st.none() | texts | st.text("\\\n\r\tN.\"',{}", max_size=6)
+tables_of_texts = st.integers(1, 4).flatmap(
+    lambda width: st.lists(st.lists(cells, min_size=width, max_size=width), min_size=1)
+)
 
 
-@given(rows_of_texts)
+@given(tables_of_texts)
 def test_rows_come_back_out_of_copy_as_they_were(rows: list[list[str | None]]) -> None:
-    assert read_copy(copy_rows(rows)) == rows
+    assert read_copy(copy_data(list(zip(*rows, strict=True)))) == rows
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_rows_come_back_out_of_copy_as_they_were(rows: list[list[str | None]]) -
     ],
 )
 def test_the_copy_form_of_a_row_is_fixed(row: list[str | None], line: bytes) -> None:
-    assert copy_rows([row]) == line
+    assert copy_data([[text] for text in row]) == line
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
@@ -183,6 +186,58 @@ def test_a_value_that_its_column_would_change_does_not_fit(value: object, found:
     with pytest.raises(Unfit) as refusal:
         text_of(value, found)
     assert refusal.value.column == "c"
+
+
+UTC_ALSO = timezone(timedelta(0))
+ODD = timezone(timedelta(minutes=53, seconds=28))  # JSON would round it to minutes
+zones = st.sampled_from([UTC, UTC_ALSO, HERE, ODD])
+columns_of_values: dict[Kind, tuple[Column, st.SearchStrategy[Any]]] = {
+    Kind.INTEGER: (column(Kind.INTEGER), st.integers() | st.text(max_size=3) | st.floats() | st.decimals()),
+    Kind.DECIMAL: (column(Kind.DECIMAL), st.decimals() | st.integers() | st.floats()),
+    Kind.FLOAT: (column(Kind.FLOAT), st.floats() | st.integers(-(10**30), 10**30)),
+    Kind.BOOL: (column(Kind.BOOL), st.booleans()),
+    Kind.TEXT: (TEXT, texts),
+    Kind.BYTES: (column(Kind.BYTES), st.binary(max_size=4)),
+    Kind.TIMESTAMPTZ: (column(Kind.TIMESTAMPTZ), st.datetimes(timezones=zones)),
+    Kind.TIMESTAMP: (column(Kind.TIMESTAMP), st.datetimes()),
+    Kind.DATE: (column(Kind.DATE), st.dates()),
+    Kind.TIME: (TIMETZ, st.times(timezones=zones)),
+    Kind.INTERVAL: (column(Kind.INTERVAL), st.timedeltas()),
+    Kind.ARRAY: (TEXTS, st.lists(texts, max_size=2)),
+    Kind.JSON: (JSON, st.integers() | texts | st.lists(texts, max_size=2)),
+    Kind.OTHER: (column(Kind.OTHER, "uuid"), st.uuids() | texts),
+}
+
+
+@pytest.mark.parametrize("kind", Kind)
+@given(data=st.data())
+def test_the_texts_of_a_column_are_those_of_its_values(kind: Kind, data: st.DataObject) -> None:
+    found, single_values = columns_of_values[kind]
+    values = data.draw(st.lists(st.none() | single_values, max_size=6) | st.lists(single_values, max_size=6))
+    assert list(texts_of(values, found)) == [None if value is None else text_of(value, found) for value in values]
+
+
+@given(
+    st.integers()
+    | st.dates()
+    | st.datetimes()
+    | st.datetimes(timezones=zones)
+    | st.uuids()
+    | st.datetimes(timezones=zones).map(lambda moment: moment.replace(microsecond=0))
+)
+def test_numbers_dates_and_ids_are_spelled_as_python_spells_them(value: Any) -> None:
+    kinds = {int: Kind.INTEGER, date: Kind.DATE, UUID: Kind.OTHER, datetime: Kind.TIMESTAMP}
+    kind = Kind.TIMESTAMPTZ if getattr(value, "tzinfo", None) else kinds[type(value)]
+    spelled = value.isoformat() if isinstance(value, date) else str(value)
+    assert list(texts_of([value, value], column(kind))) == [spelled, spelled]
+
+
+def test_one_value_of_a_column_that_does_not_fit_is_refused_like_it_alone() -> None:
+    for values in ([1, True], [True, 1, None]):
+        with pytest.raises(Unfit, match="a bool does not fit the type integer"):
+            texts_of(values, column(Kind.INTEGER))
+    with pytest.raises(Unfit, match="a datetime with no time zone"):
+        texts_of([datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 1)], column(Kind.TIMESTAMPTZ))  # noqa: DTZ001
 
 
 json_values = st.recursive(
