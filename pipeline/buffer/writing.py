@@ -39,9 +39,8 @@ class RedisIntake:
         self._hand_over = source("hand_over")
         template = flush_message(f"{config.namespace}.flush_shard", self._keys.control, -1, "@ID@")
         # without the same Redis as broker the script cannot enqueue; the beat still flushes every interval
-        shares_broker = config.broker_url == config.redis_url
         self._templates = [
-            template.replace(b'\\"shard\\":-1', f'\\"shard\\":{shard}'.encode()) if shares_broker else b""
+            template.replace(b'\\"shard\\":-1', f'\\"shard\\":{shard}'.encode()) if config.shares_broker else b""
             for shard in range(config.shards)
         ]
         # so those at the head take at most half of the time of one worker process
