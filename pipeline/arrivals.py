@@ -13,14 +13,15 @@ __all__ = ["ArrivalQueue", "Arrivals", "Nothing"]
 
 
 class Arrivals(msgspec.Struct, frozen=True):
-    """Messages that are frozen together under an id, oldest first.
+    """Messages that are frozen together under an id, oldest first; behind others of that id that were ``dropped``.
 
     ``source`` is the shard for whose room they have waited; ``None``: they come from the ingress queue itself.
-    ``waiting`` are the shards for which older messages wait. ``suspect``: this is a single message, and whoever took it
-    before was not heard of again.
+    ``waiting`` are the shards for which older messages wait. ``suspect``: this is a single message, and those who took
+    it before, alone or with others, were not heard of again.
     """
 
     batch: str
+    dropped: int
     source: int | None
     waiting: frozenset[int]
     suspect: bool

@@ -136,7 +136,7 @@ class BulkIngress:
         lanes: _Lanes = {}
         for_celery: list[bytes] = []
         refused = 0
-        for position, raw in enumerate(arrivals.messages):
+        for position, raw in enumerate(arrivals.messages, arrivals.dropped):
             match self._judged(raw, now, celery_reads):
                 case Refused(reason):
                     log.error("a message of %d bytes is refused and becomes a dead letter, which says why", len(raw))

@@ -30,6 +30,10 @@ _WAITED: Final = 1000
 """Most messages that have waited for room and are frozen at once."""
 
 
+_DEATHS: Final = 3
+"""Takers in a row that died over a message, as with batches: a kill or two of a worker are no reason to suspect it."""
+
+
 class RedisArrivals:
     """`pipeline.arrivals.ArrivalQueue` on one Redis."""
 
@@ -54,15 +58,16 @@ class RedisArrivals:
             names = self._keys.shards[shard]
             keys += (names.events, names.batch, names.parked, names.resumed, names.waiting)
             most = _WAITED
-        args = [owner, self._lease_ms, most, _BYTES, str(uuid.uuid4()), _text(shard), self._per_shard]
+        args = [owner, self._lease_ms, most, _BYTES, str(uuid.uuid4()), _text(shard), self._per_shard, _DEATHS]
         match reply := await self._call(self._take, keys, args):
             case [b"busy"]:
                 return Busy()
             case [b"empty", shards]:
                 return Nothing(frozenset(map(int, shards)))
-            case [b"batch", batch, origin, shards, suspect, *messages]:
+            case [b"batch", batch, dropped, origin, shards, suspect, *messages]:
                 return Arrivals(
                     batch=batch.decode(),
+                    dropped=int(dropped),
                     source=int(origin) if origin else None,
                     waiting=frozenset(map(int, shards)),
                     suspect=suspect == 1,
@@ -78,7 +83,7 @@ class RedisArrivals:
         names = self._keys
         origin = names.others if arrivals.source is None else names.shards[arrivals.source].waiting
         keys = [names.ingress_batch, names.ingress_state, names.ingress_full, names.others, origin]
-        args: list[Any] = [arrivals.batch, str(uuid.uuid4()), len(arrivals.messages), _text(arrivals.source)]
+        args: list[Any] = [arrivals.batch, arrivals.dropped, len(arrivals.messages), _text(arrivals.source)]
         args += (len(for_celery), *for_celery, len(waiting))
         for shard, messages in waiting.items():
             keys.append(names.shards[shard].waiting)

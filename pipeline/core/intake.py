@@ -81,6 +81,7 @@ class _KnownDelivery(_DeliveryInfo, frozen=True, forbid_unknown_fields=True):
 class _KnownProperties(_Properties, frozen=True, forbid_unknown_fields=True, kw_only=True):
     delivery_info: _KnownDelivery
     delivery_mode: int | None = None
+    expiration: _Text = None
     argsrepr: _Text = None
     kwargsrepr: _Text = None
 

@@ -3,18 +3,20 @@
 -- KEYS  1 frozen list   2 state hash   3 set of the shards for which messages wait   4 the list for Celery
 --       5 the list that they came from, if it is one of a shard, else the list for Celery again
 --       then the waiting list of every shard in ARGV
--- ARGV  1 batch id   2 id for what stays frozen   3 number of messages to drop   4 the shard they came from, or ''
+-- ARGV  1 batch id   2 messages of it that were dropped before   3 number of messages to drop
+--       4 the shard they came from, ''  for the ingress queue
 --       5 number of messages for Celery, then these, oldest first
 --       then number of shards, then for each: the shard, number of messages, the messages, oldest first
--- Returns 1, or 0 if the batch is not frozen any more: then nothing was done.
+-- Returns 1, or 0 if these messages are not frozen any more: then nothing was done.
 
-if redis.call('HGET', KEYS[2], 'batch_id') ~= ARGV[1] then
+local state = redis.call('HMGET', KEYS[2], 'batch_id', 'dropped')
+if state[1] ~= ARGV[1] or state[2] ~= ARGV[2] then
   return 0
 end
 redis.call('LTRIM', KEYS[1], 0, -tonumber(ARGV[3]) - 1) -- frees something first: see claim.lua
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('HSET', KEYS[2], 'batch_id', ARGV[2])
   redis.call('HDEL', KEYS[2], 'begun')
+  redis.call('HINCRBY', KEYS[2], 'dropped', ARGV[3])
 else
   redis.call('DEL', KEYS[2])
 end

@@ -5,10 +5,12 @@
 --                  or of a shard: events list, batch list, parked list, resumed list
 --       9 the messages that wait for room in this shard, if it is a shard
 -- ARGV  1 owner   2 lease in milliseconds   3 most messages   4 most bytes   5 id for a new batch
---       6 the shard, '' for the ingress queue   7 most pending events the shard may hold
--- Returns {'busy'} | {'empty', shards} | {'batch', id, shard, shards, suspect, message, message, …}
---         shard: where it came from, as ARGV 6; shards: those for which messages wait;
---         suspect: 1 if it is a single message, and who took that before was not heard of again; messages oldest first.
+--       6 the shard, '' for the ingress queue   7 most pending events the shard may hold   8 deaths until a message is suspected
+-- Returns {'busy'} | {'empty', shards} | {'batch', id, dropped, shard, shards, suspect, message, message, …}
+--         dropped: messages of the batch that have found their place; shard: where it came from, as ARGV 6;
+--         shards: those for which messages wait;
+--         suspect: 1 if it is a single message, and those who took it before, alone or with others, were not heard of
+--         again; messages oldest first.
 
 local owner = redis.call('GET', KEYS[3])
 if owner and owner ~= ARGV[1] then
@@ -39,30 +41,32 @@ if frozen == 0 then
       end
       taken = taken + 1
       room = room - #message
-      reply[taken + 5] = message
+      reply[taken + 6] = message
     end
   end
   if taken == 0 then
     return { 'empty', redis.call('SMEMBERS', KEYS[4]) }
   end
   redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[2], 'batch_id', ARGV[5], 'shard', ARGV[6], 'begun', 1)
+  redis.call('HSET', KEYS[2], 'batch_id', ARGV[5], 'shard', ARGV[6], 'begun', 1, 'dropped', 0)
 else
   -- Who died over it may have died of one of its messages: that is found by taking fewer each time.
   local state = redis.call('HMGET', KEYS[2], 'begun', 'most')
   local most = math.min(frozen, tonumber(state[2] or frozen))
   if state[1] then
-    suspect = most == 1 and 1 or 0
+    local deaths = redis.call('HINCRBY', KEYS[2], 'deaths', 1)
+    suspect = most == 1 and deaths >= tonumber(ARGV[8]) and 1 or 0
     most = math.ceil(most / 2)
     redis.call('HSET', KEYS[2], 'most', most)
   end
   redis.call('HSET', KEYS[2], 'begun', 1)
   local messages = redis.call('LRANGE', KEYS[1], -most, -1)
   for i = #messages, 1, -1 do
-    reply[#messages - i + 6] = messages[i]
+    reply[#messages - i + 7] = messages[i]
   end
 end
-local state = redis.call('HMGET', KEYS[2], 'batch_id', 'shard')
-reply[2], reply[3], reply[4], reply[5] = state[1], state[2], redis.call('SMEMBERS', KEYS[4]), suspect
+local state = redis.call('HMGET', KEYS[2], 'batch_id', 'dropped', 'shard')
+reply[2], reply[3], reply[4] = state[1], state[2], state[3]
+reply[5], reply[6] = redis.call('SMEMBERS', KEYS[4]), suspect
 redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
 return reply
