@@ -21,7 +21,11 @@ from pipeline.ports import DeadLetter
 from tests.acceptance.waiting import wait_until
 from tests.unit.broken_messages import AT_THE_DOOR, BODIES, EIGHT, ENVELOPES, body, raw, stock
 
+BULK: dict[str, str] = {}
+ONE_BY_ONE = {"PIPELINE_INGRESS_BATCH": "0"}
+
 pytestmark = pytest.mark.usefixtures("worker", "beat")
+by_worker = pytest.mark.parametrize("way", [ONE_BY_ONE], ids=["one by one"], indirect=True, scope="module")
 
 TASK = "pipeline.apply_event"
 # the door looks at the size first, so one of the two big ones is enough: they take their time
@@ -29,10 +33,17 @@ DOOR = {kind: message for kind, message in AT_THE_DOOR.items() if not kind.start
 numbers = itertools.count(1000)
 
 
+@pytest.fixture(scope="module", params=[BULK, ONE_BY_ONE], ids=["in bulk", "one by one"])
+def way(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Who takes messages from the ingress queue: the flush, or the worker itself."""
+    settings: dict[str, str] = request.param
+    return settings
+
+
 @pytest.fixture(scope="module")
-def environment(redis_url: str, database_url: str) -> dict[str, str]:
+def environment(redis_url: str, database_url: str, way: dict[str, str]) -> dict[str, str]:
     urls = {"PIPELINE_REDIS_URL": redis_url, "PIPELINE_DATABASE_URL": database_url}
-    return {**urls, "PIPELINE_FLUSH_INTERVAL": "0.1", "PIPELINE_RETRY_CAP": "0.5"}
+    return {**urls, **way, "PIPELINE_FLUSH_INTERVAL": "0.1", "PIPELINE_RETRY_CAP": "0.5"}
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +148,7 @@ def test_a_stampede_of_broken_messages_delays_nobody(
     wait_until(lambda: pipeline.dead_letters.extent().count == before + 2000, "all dead letters")
 
 
+@by_worker
 def test_broken_messages_are_handed_over_although_redis_is_full(  # noqa: PLR0917 - the whole stage
     worker: CeleryTestWorker,
     beat: CeleryTestNode,
