@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import Pipeline
+from pipeline import Change, Pipeline
 from pipeline.buffer.keys import Keys
 from pipeline.contrib._celery_guard import read_as_celery
 from pipeline.driving import run
@@ -183,6 +183,22 @@ def test_as_many_are_accepted_as_have_room(redis_scene: Scene) -> None:
     assert redis_scene.redis.smembers("pipeline.ingress.full") != set()
     assert take(redis_scene.pipeline(shards=8, max_pending=8 * 8)) == Taken(accepted=1)
     assert nothing_is_left(redis_scene)
+
+
+def test_what_finds_its_room_taken_waits_on_in_front_of_what_is_newer(redis_scene: Scene) -> None:
+    shard = full_shard(redis_scene)
+    send(redis_scene, event(8))
+    other = redis_scene.pipeline(shards=8)
+    seen: list[Step] = []
+
+    def take_the_room(step: Step) -> None:
+        seen.append(step)
+        if seen.count(Step.ARRIVED) == 2 and step is Step.ARRIVED:
+            other.write_many(Change("page_views", {"page_id": 1}) for _ in range(4))
+
+    with Pipeline(redis_scene.config(shards=8, max_pending=8 * 8), take_the_room) as pipeline:
+        assert take(pipeline) == Taken(waiting=1 + 4)
+    assert ids(redis_scene.redis.lrange(KEYS.shards[shard].waiting, 0, -1)) == [f"event-{n}" for n in range(4, 9)]
 
 
 def test_doctor_counts_what_was_taken_and_has_not_found_its_place(redis_scene: Scene) -> None:
