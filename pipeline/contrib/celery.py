@@ -110,11 +110,11 @@ def _take_in_bulk(app: Celery, config: Config) -> None:
     queues = app.amqp.queues
     if not config.shares_broker or config.namespace not in queues.consume_from:
         return
-    queues.select_add(Queue(f"{config.namespace}.others"))
+    others = f"{config.namespace}.others"
+    queues.select_add(Queue(others, routing_key=others))
     elsewhere = app.conf.broker_read_url != config.redis_url
     if config.ingress_batch and not elsewhere and not _OTHER_LISTS & (app.conf.broker_transport_options or {}).keys():
         queues.deselect([config.namespace])
-        log.info("the flush takes the queue %s in bulk", config.namespace)
 
 
 def _register_ingress(app: Celery, pipeline: Pipeline) -> None:

@@ -143,7 +143,9 @@ def test_what_is_plain_celery_can_read(paths: Paths) -> None:
     assert plain > MUTANTS / 100
 
 
-@pytest.mark.parametrize("options", [{}, {"countdown": -3600}, {"expires": 3600}, {"compression": "gzip"}, {"retries": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"countdown": -3600}, {"expires": 3600}, {"compression": "gzip"}, {"retries": 3}]
+)
 def test_what_stock_clients_send_is_an_event_that_celery_need_not_read(paths: Paths, options: Any) -> None:
     sent = paths.sent(**options)
     assert read(sent, TASK, MAX_BYTES).plain
