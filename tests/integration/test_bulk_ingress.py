@@ -85,6 +85,17 @@ def test_a_priority_is_served_as_celery_serves_it(redis_scene: Scene) -> None:
     assert queued(redis_scene) == ["event-3", "event-2", "event-1", "event-0"]
 
 
+def test_large_messages_are_taken_a_few_at_a_time(redis_scene: Scene) -> None:
+    """The memory of who takes them has a bound, and Redis is not held for long."""
+    large = {"table": "page_views", "key": {"page_id": 1}, "set": {"last": "x" * 700_000}}
+    send(redis_scene, *(raw(stock(f"event-{n}", large)) for n in range(7)))
+    arrived: list[Step] = []
+    with Pipeline(redis_scene.config(max_event_bytes=1_000_000), arrived.append) as pipeline:
+        assert take(pipeline) == Taken(accepted=7)
+    assert arrived.count(Step.ARRIVED) == 3  # two megabytes at once, and what makes them full
+    assert queued(redis_scene) == [f"event-{n}" for n in range(7)]
+
+
 def test_what_only_celery_can_handle_is_left_to_it_in_order_and_not_looked_at_again(redis_scene: Scene) -> None:
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     of_celery = [
