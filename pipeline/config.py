@@ -53,6 +53,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         flush_slice_seconds: how long one flush task works on a shard before it gives way [FLUSH_SLICE].
         batch_size: most events in one transaction [BATCH_SIZE].
         batch_bytes: most bytes of messages in one transaction [BATCH_BYTES].
+        ingress_batch: most messages of the ingress queue that a flush takes at once, when the broker is this Redis;
+            0: none, workers take them one by one [INGRESS_BATCH].
         max_pending: most pending events of the pipeline; each shard may hold its equal share [MAX_PENDING].
         when_full: what a write to a full shard does: ``"raise"`` `PipelineFull`, or ``"block"``: wait for room, and
             raise it when ``full_timeout_seconds`` are over [WHEN_FULL]. Events that come as Celery messages never wait.
@@ -85,6 +87,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     flush_slice_seconds: _Seconds = 5.0
     batch_size: _Positive = 5000
     batch_bytes: _Positive = 32 * 1024 * 1024
+    ingress_batch: Annotated[int, msgspec.Meta(ge=0)] = 1000
     max_pending: _Positive = 1_000_000
     when_full: WhenFull = "raise"
     full_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 30.0
@@ -131,6 +134,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{field}={value!r}' for field, value in self.__rich_repr__())})"
+
+    @property
+    def shares_broker(self) -> bool:
+        """Whether Celery's queues lie in the pipeline's own Redis; not if that is spelled in another way there."""
+        return self.broker_url == self.redis_url
 
     @property
     def retry(self) -> RetryPolicy:

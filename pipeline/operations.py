@@ -39,7 +39,7 @@ from pipeline.store.schema import migrate
 from pipeline.store.session import Sessions
 from pipeline.telemetry import Probe
 
-__all__ = ["Operations"]
+__all__ = ["Operations", "owner"]
 
 _TURN_SECONDS: Final = 0.5  # of one shard in a drain; short, so that its caller can show progress and stop
 _BUSY_SECONDS: Final = 0.05  # until another flusher, who is in the middle of a batch, is looked at again
@@ -77,8 +77,7 @@ class Operations:
         """
         if not 0 <= shard < self.config.shards:
             raise ValueError(f"there is no shard {shard}; shards are 0 to {self.config.shards - 1}")
-        owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{uuid.uuid4().hex[:8]}"
-        report = self._flusher.flush_shard(shard, owner, slice_seconds)
+        report = self._flusher.flush_shard(shard, owner(), slice_seconds)
         if report.end is not End.RESTING:
             return report
         return msgspec.structs.replace(report, error=self._buffer.states()[shard].error)
@@ -194,6 +193,11 @@ class Operations:
 
     def _check_topology(self) -> None:
         run(check_topology(self._wire, self._topology))
+
+
+def owner() -> str:
+    """A name for who takes a lease now."""
+    return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{uuid.uuid4().hex[:8]}"
 
 
 T = TypeVar("T")

@@ -32,6 +32,10 @@ class Step(StrEnum):
     REPLAYING = "replay.sending"
     REPLAYED = "replay.accepted"  # written again, not marked as replayed yet
     MARKED = "replay.marked"
+    ARRIVED = "ingress.frozen"  # messages of the ingress queue, taken in bulk
+    REFUSED = "ingress.refused"  # one that is no event was handed to the flush
+    ADMITTED = "ingress.written"  # events of them are in their shards, all of them are still frozen
+    PLACED = "ingress.settled"  # each has found its place
     LOOKED = "read.looked"  # the row is not cached; PostgreSQL has not been asked yet
     FETCHED = "read.fetched"  # PostgreSQL has answered, nothing is installed
     INSTALLED = "read.installed"

@@ -6,11 +6,14 @@ Only `pipeline.asynchronous` knows both, too: it is the same for an event loop.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Self
 
 from pipeline.barrier import Tell
+from pipeline.buffer.arrivals import RedisArrivals
 from pipeline.buffer.topology import ping
 from pipeline.client import Client
 from pipeline.config import Config, Durability
@@ -18,7 +21,8 @@ from pipeline.core.change import Change
 from pipeline.core.outcome import Outcome
 from pipeline.driving import aside, blocking_sleep, run
 from pipeline.flush import End
-from pipeline.operations import Operations
+from pipeline.ingress import BulkIngress, CeleryReads, Taken
+from pipeline.operations import Operations, owner
 from pipeline.parts import Parts
 from pipeline.receipts import Receipt, Slip
 from pipeline.telemetry import Probe, ignore
@@ -208,6 +212,23 @@ class Pipeline(Operations):
     def ingress(self) -> Ingress:
         """Accepts events that arrive as Celery messages; what the task ``apply_event`` calls."""
         return Ingress(self._parts.writer, self._parts.intake, self.config)
+
+    @cached_property
+    def _bulk_ingress(self) -> BulkIngress:
+        queue = RedisArrivals(self._wire, self._topology, self.config)
+        return BulkIngress(
+            queue, self._parts.intake, self.ingress, self.config,
+            time.monotonic, lambda: datetime.now(UTC), probe=self._probe,
+        )  # fmt: skip
+
+    def take_ingress(self, celery_reads: CeleryReads) -> Taken:
+        """Accept the events in Celery's ingress queue in bulk, if that lies in this Redis; what the flush begins with.
+
+        ``celery_reads``: see `pipeline.writer.Ingress.sort`. Raises no `PipelineError`; the answer says it.
+        """
+        if not self.config.shares_broker:
+            return Taken()
+        return run(self._bulk_ingress.take(owner(), celery_reads))
 
     # --- reading
 

@@ -12,7 +12,7 @@ import msgspec
 from pipeline.config import DURABILITIES, Config, Durability, WhenFull
 from pipeline.core.change import Change, changes_of, unseal
 from pipeline.core.codec import OPEN_END, Envelope, malformed_kwargs, read_arguments, refused_header
-from pipeline.core.intake import Intake, fingerprint, read
+from pipeline.core.intake import ForCelery, Intake, Refused, fingerprint, read
 from pipeline.encoding import Encoder
 from pipeline.errors import DurabilityNotReached, InvalidEvent, PipelineError, PipelineFull
 from pipeline.patience import Attempts, Patience
@@ -235,25 +235,41 @@ class Ingress:
         """Why the message ``raw`` must not be given to Celery, ``None`` if it may.
 
         It may if the worker survives it, and it is an event that `accept` takes, or of one of the tasks in ``others``.
+        """
+        match self.sort(raw, now, celery_reads):
+            case Refused(reason):
+                return reason
+            case ForCelery(task) if task != self._task and task not in others:
+                return f"a message of the task {task!r:.200}, unknown here"
+            case _:
+                return None
+
+    def sort(
+        self, raw: bytes, now: datetime, celery_reads: Callable[[bytes | str], object]
+    ) -> Encoded | Refused | ForCelery:
+        """What the message ``raw`` of the ingress queue is: the event as `accept` would write it, or none.
+
         ``celery_reads`` raises `ValueError` for JSON that Celery, which decodes typed values anywhere, cannot read.
         """
         try:
             message = read(raw, self._task, self._max_bytes)
-            celery_reads(raw)
-            if message.task == self._task:
-                self._check(message, now)
+            if not message.plain:
+                celery_reads(raw)
+            if message.task != self._task:
+                return ForCelery(message.task)
+            event = self._event(message, now)
+            if not message.plain_body:
                 celery_reads(message.body)
-            elif message.task not in others:
-                raise InvalidEvent(f"a message of the task {message.task!r:.200}, unknown here")
         except InvalidEvent as error:
-            return str(error)
+            return Refused(str(error))
         except RecursionError:
-            return "nested too deeply"
+            return Refused("nested too deeply")
         except ValueError as error:  # of msgspec, of base64, of UTF-8
-            return f"not a Celery message: {error}"
-        return None
+            return Refused(f"not a Celery message: {error}")
+        waits = message.canvas or (message.eta is not None and message.eta > now)
+        return ForCelery(message.task) if waits else event
 
-    def _check(self, message: Intake, now: datetime) -> None:
+    def _event(self, message: Intake, now: datetime) -> Encoded:
         if message.queue.startswith(self._shard_queue):
             raise InvalidEvent(f"a message that says that it is in the queue {message.queue!r:.200}")
         if message.expires is not None and message.expires < now:
@@ -261,7 +277,7 @@ class Ingress:
         args, changes, shard_by = read_arguments(message.body)
         if args:
             raise InvalidEvent("apply_event takes keyword arguments only")
-        self._writer.encode([unseal(change)[0] for change in changes], event_id=message.id, shard_by=shard_by)
+        return self._writer.encode([unseal(change)[0] for change in changes], event_id=message.id, shard_by=shard_by)
 
     async def bury(self, raw: bytes, reason: str, delivery: str) -> None:
         """Hand what is no message to the flush, which makes it a dead letter as it is.

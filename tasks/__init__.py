@@ -21,6 +21,9 @@ pipeline = Pipeline(CONFIG)
 OWN_QUEUES = (f"{CONFIG.namespace}.control", CONFIG.namespace)
 """In the order in which a worker takes them: a flood of events must not starve what flushes."""
 
+OTHERS = (f"{CONFIG.namespace}.others",) if CONFIG.shares_broker else ()
+"""What the flush finds in the ingress queue and leaves to Celery; a worker of that queue takes it by itself."""
+
 SHARD_QUEUES = tuple(f"{CONFIG.namespace}.events.{{{shard}}}" for shard in range(CONFIG.shards))
 
 app = Celery("pipeline", broker=CONFIG.broker_url)
@@ -30,7 +33,7 @@ app.conf.update(
     result_serializer="json",
     task_ignore_result=True,
     task_default_queue=CONFIG.namespace,
-    task_queues=[Queue(name) for name in (*OWN_QUEUES, *SHARD_QUEUES)],
+    task_queues=[Queue(name) for name in (*OWN_QUEUES, *OTHERS, *SHARD_QUEUES)],
     task_create_missing_queues=True,
     worker_prefetch_multiplier=1,
     worker_send_task_events=True,

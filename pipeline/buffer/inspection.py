@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import redis
 
+from pipeline.buffer.arrivals import arriving
 from pipeline.buffer.connection import connect, translated
 from pipeline.buffer.keys import Keys
 from pipeline.config import Config
@@ -107,7 +108,10 @@ def _queues(config: Config) -> BrokerFacts:
     client: Any = connect(config)
     try:
         with translated():
-            control, ingress = client.llen(keys.control), client.llen(keys.ingress)
+            pipe = client.pipeline(transaction=False)
+            for key in (keys.control, *arriving(keys)):
+                pipe.llen(key)
+            control, *ingress = pipe.execute()
     finally:
         client.close()
-    return BrokerFacts(waiting_control=control, waiting_ingress=ingress)
+    return BrokerFacts(waiting_control=control, waiting_ingress=sum(ingress))

@@ -22,8 +22,16 @@ key                                    type    what it holds
                                                without a name: see below
 ``pipeline.seen.{n}:<id>``             string  an idempotency key: seq and after; expires after the dedupe window
 ``pipeline.handed.{n}:<mark>``          string  a broken message that was handed to the flush; expires
+``pipeline.waiting.{n}``               list    messages of the ingress queue that wait for room in the shard, same order
+``pipeline.ingress.batch``             list    messages of the ingress queue that were taken in bulk and have not found
+                                               their place yet, same order
+``pipeline.ingress.state``             hash    the state of these
+``pipeline.ingress.lease``             string  who takes them; expires
+``pipeline.ingress.full``              set     shards for which messages wait
 ``pipeline.topology``                  hash    what every client must agree on
-``pipeline``                           list    the ingress queue (Celery)
+``pipeline``                           list    the ingress queue (Celery); kombu puts messages of a priority into lists
+                                               beside it, see `Keys.ingress`
+``pipeline.others``                    list    messages of it that only Celery can handle (Celery)
 ``pipeline.control``                   list    the queue of flush and maintenance tasks (Celery)
 =====================================  ======  =========================================================================
 
@@ -40,7 +48,12 @@ The tag of a cached row, in a field that no column can have, says what the hash 
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = ["Keys", "ShardKeys"]
+
+_PRIORITY: Final = "\x06\x16"
+"""What kombu puts between the name of a queue and a priority, unless its transport options say otherwise (``sep``)."""
 
 
 class ShardKeys:
@@ -48,7 +61,7 @@ class ShardKeys:
 
     __slots__ = (
         "batch", "events", "handed", "held", "lease", "overlay", "parked", "paused", "probed", "resumed",
-        "row", "seen", "state",
+        "row", "seen", "state", "waiting",
     )  # fmt: skip
 
     def __init__(self, namespace: str, shard: int) -> None:
@@ -66,6 +79,7 @@ class ShardKeys:
         self.row = f"{namespace}.row.{tag}:"
         self.seen = f"{namespace}.seen.{tag}:"
         self.handed = f"{namespace}.handed.{tag}:"
+        self.waiting = f"{namespace}.waiting.{tag}"
 
 
 class Keys:
@@ -73,6 +87,11 @@ class Keys:
 
     def __init__(self, namespace: str, shards: int) -> None:
         self.topology = f"{namespace}.topology"
-        self.ingress = namespace
+        self.ingress = (namespace, *(f"{namespace}{_PRIORITY}{step}" for step in (3, 6, 9)))
+        self.ingress_batch = f"{namespace}.ingress.batch"
+        self.ingress_state = f"{namespace}.ingress.state"
+        self.ingress_lease = f"{namespace}.ingress.lease"
+        self.ingress_full = f"{namespace}.ingress.full"
+        self.others = f"{namespace}.others"
         self.control = f"{namespace}.control"
         self.shards = tuple(ShardKeys(namespace, shard) for shard in range(shards))

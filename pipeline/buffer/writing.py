@@ -47,14 +47,13 @@ class RedisIntake:
     def _settings_of(self, shard: int) -> bytes:
         config, names = self._config, self._keys.shards[shard]
         # without the same Redis as broker the script cannot enqueue; the beat still flushes every interval
-        shares_broker = config.broker_url == config.redis_url
         flush = flush_message(f"{config.namespace}.flush_shard", self._keys.control, shard, "@ID@").decode()
         # so those at the head take at most half of the time of one worker process
         headed_again_ms = round(2000 * config.shards * config.flush_slice_seconds)
         dedupe_ms = round(config.dedupe_window_seconds * 1000)
         envelope = Envelope(f"{config.namespace}.apply_event", names.events)
         waits = [WANTED_AGAIN_MS, headed_again_ms, dedupe_ms]
-        flush_if = [self._per_shard, config.flush_threshold, flush if shares_broker else ""]
+        flush_if = [self._per_shard, config.flush_threshold, flush if config.shares_broker else ""]
         return _pack([*flush_if, *waits, *envelope.parts])
 
     async def write(self, shard: int, events: Sequence[Encoded]) -> list[Written]:

@@ -89,7 +89,8 @@ class _Door:
         self._pipeline = pipeline
         self._tasks = tasks
         self._task = f"{pipeline.config.namespace}.apply_event"
-        self._queues = frozenset({pipeline.config.namespace, f"{pipeline.config.namespace}.control"})
+        namespace = pipeline.config.namespace
+        self._queues = frozenset({namespace, f"{namespace}.control", f"{namespace}.others"})
         self._held: list[_Refused] = []  # refused while Redis was away
         self._channel: Any = None  # that is watched
         self._leaving = False

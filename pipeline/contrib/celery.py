@@ -8,6 +8,9 @@
 adds ``pipeline.apply_event`` (queue ``pipeline``), ``pipeline.flush``, ``pipeline.flush_shard`` and
 ``pipeline.prune_ledger`` (queue ``pipeline.control``), routes them, and puts the periodic ones into the beat schedule.
 A worker for them takes both queues beside the app's own: ``celery -A shop worker -Q celery,pipeline,pipeline.control``.
+
+Where the broker is the pipeline's own Redis, ``pipeline.flush`` takes the queue ``pipeline`` in bulk. Then a worker of
+it consumes ``pipeline.others`` instead: what was found there that only Celery can handle.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
 from celery.worker.request import Request
+from kombu import Queue
 from kombu.utils.json import dumps, register_type
 
 from pipeline.config import Config
-from pipeline.contrib._celery_guard import guard
+from pipeline.contrib._celery_guard import guard, read_as_celery
 from pipeline.core.values import timedelta_us
 from pipeline.driving import run
 from pipeline.errors import PipelineError, TopologyMismatch
@@ -38,6 +42,9 @@ log: Final = logging.getLogger("pipeline.celery")
 _PRUNE_SECONDS: Final = 3600.0
 _TICKS_EXPIRE_SECONDS: Final = 30.0  # clocks of beat and worker may differ; a late tick does no harm
 _PAUSES_SECONDS: Final = (0.1, 0.4, 1.5)  # the worker's processes are needed for the flush that makes room
+
+_OTHER_LISTS: Final = frozenset({"global_keyprefix", "priority_steps", "sep"})
+"""Options of kombu's transport with which a queue lies in other lists than those that are taken in bulk."""
 
 _LONG_WAITS: Final = 20
 """Statements of one batch that may each wait for as long as they can; a healthy batch has none."""
@@ -85,6 +92,7 @@ def register(app: Celery, pipeline: Pipeline) -> None:
                 f"{', '.join(taken)}: events wait there for the flush, which takes them in bulk and in order; "
                 f"a worker consumes {namespace} and {control}"
             )
+        _take_in_bulk(sender.app, pipeline.config)
         try:
             pipeline.ping()
         except TopologyMismatch as error:
@@ -95,6 +103,18 @@ def register(app: Celery, pipeline: Pipeline) -> None:
     worker_init.connect(check, weak=False)
     worker_process_shutdown.connect(close, weak=False)
     worker_shutdown.connect(close, weak=False)
+
+
+def _take_in_bulk(app: Celery, config: Config) -> None:
+    """Make a worker of the ingress queue leave it to the flush, so that the events of a client keep their order."""
+    queues = app.amqp.queues
+    if not config.shares_broker or config.namespace not in queues.consume_from:
+        return
+    others = f"{config.namespace}.others"
+    queues.select_add(Queue(others, routing_key=others))
+    elsewhere = app.conf.broker_read_url != config.redis_url
+    if config.ingress_batch and not elsewhere and not _OTHER_LISTS & (app.conf.broker_transport_options or {}).keys():
+        queues.deselect([config.namespace])
 
 
 def _register_ingress(app: Celery, pipeline: Pipeline) -> None:
@@ -187,7 +207,8 @@ def _register_flush(app: Celery, pipeline: Pipeline) -> None:
 
     @app.task(name=f"{namespace}.flush", **options)
     def flush() -> list[int]:
-        """Flush every shard that has something to do: the others by a task each, the last one here."""
+        """Take what has arrived; flush every shard that has something to do: the last one here, others by tasks."""
+        pipeline.take_ingress(read_as_celery)
         shards = pipeline.shards_to_flush()
         for shard in shards[:-1]:
             flush_shard.delay(shard)

@@ -20,7 +20,7 @@ import msgspec
 from pipeline.core.codec import ENCODINGS, body_of
 from pipeline.errors import InvalidEvent
 
-__all__ = ["Intake", "fingerprint", "read"]
+__all__ = ["ForCelery", "Intake", "Refused", "fingerprint", "read"]
 
 _Text = str | None
 _SLACK_BYTES: Final = 65_536  # headers of a stock client: a copy of the arguments, ids, stamps
@@ -74,6 +74,29 @@ class _Message(msgspec.Struct, frozen=True, rename="kebab"):
     content_encoding: _Text = None
 
 
+class _KnownDelivery(_DeliveryInfo, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class _KnownProperties(_Properties, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    delivery_info: _KnownDelivery
+    delivery_mode: int | None = None
+    expiration: _Text = None
+    argsrepr: _Text = None
+    kwargsrepr: _Text = None
+
+
+class _KnownHeaders(_Headers, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    stamps: dict[str, str] | None = None
+
+
+class _KnownMessage(_Message, frozen=True, rename="kebab", forbid_unknown_fields=True, kw_only=True):
+    """What stock clients send: with nothing in it that is not looked at."""
+
+    properties: _KnownProperties
+    headers: _KnownHeaders = _KnownHeaders()
+
+
 class _Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     callbacks: list[dict[str, Any]] | None = None
     errbacks: list[dict[str, Any]] | None = None
@@ -99,18 +122,39 @@ class _Protocol1(msgspec.Struct, frozen=True):
 _to_json: Final = msgspec.json.Encoder().encode
 _in_order: Final = msgspec.json.Encoder(order="deterministic").encode
 _decode_message: Final = msgspec.json.Decoder(_Message).decode
+_decode_known: Final = msgspec.json.Decoder(_KnownMessage).decode
 _decode_body: Final = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], _Embed | None]).decode
 _decode_protocol_1: Final = msgspec.json.Decoder(_Protocol1).decode
 
 
 class Intake(msgspec.Struct, frozen=True):
-    """A message that a worker can take: ``body`` is its JSON, ``[args, kwargs, embed]``; empty if of another task."""
+    """A message that a worker can take: ``body`` is its JSON, ``[args, kwargs, embed]``; empty if of another task.
+
+    ``canvas``: other tasks are to follow it. ``plain``, ``plain_body``: Celery's decoder of JSON can only find there
+    what was found here. It is another one than ours, looks at fields that are none of ours, and makes typed values.
+    """
 
     task: str
     id: str
     queue: str
     body: bytes | str = ""
+    eta: datetime | None = None
     expires: datetime | None = None
+    canvas: bool = False
+    plain: bool = False
+    plain_body: bool = False
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A message that Celery must not be given, and that is no event: it is a dead letter."""
+
+    reason: str
+
+
+class ForCelery(msgspec.Struct, frozen=True):
+    """A message that only Celery can handle: it is of another ``task``, or due later, or others are to follow it."""
+
+    task: str
 
 
 def read(raw: bytes, task: str, max_bytes: int) -> Intake:
@@ -124,13 +168,13 @@ def read(raw: bytes, task: str, max_bytes: int) -> Intake:
     limit = _GROWTH * max_bytes + _SLACK_BYTES
     if len(raw) > limit:
         raise InvalidEvent(f"a message of {len(raw)} bytes, far more than PIPELINE_MAX_EVENT_BYTES={max_bytes}")
-    message = _decode_message(raw)
+    message, plain = _decoded(raw)
     headers, queue = message.headers, message.properties.delivery_info.routing_key
     if headers.task is not None:
         if headers.id is None:
             raise InvalidEvent("a message without an id")
         if headers.task != task:
-            return Intake(headers.task, headers.id, queue)
+            return Intake(headers.task, headers.id, queue, plain=plain)
     if message.content_type != "application/json":
         raise InvalidEvent(f"a message of content type {message.content_type!r:.200}, not application/json")
     if message.content_encoding is not None and message.content_encoding.lower() not in ENCODINGS:
@@ -140,9 +184,31 @@ def read(raw: bytes, task: str, max_bytes: int) -> Intake:
         body = _inflated(body, headers.compression, limit)
     if headers.task is None or headers.id is None:
         return _protocol_1(body, queue)
-    _decode_body(body)
-    _moment("eta", headers.eta)
-    return Intake(headers.task, headers.id, queue, body, _moment("expires", headers.expires))
+    _, _, embed = _decode_body(body)
+    return Intake(
+        headers.task,
+        headers.id,
+        queue,
+        body,
+        eta=_moment("eta", headers.eta),
+        expires=_moment("expires", headers.expires),
+        canvas=embed is not None and any((embed.callbacks, embed.errbacks, embed.chain, embed.chord)),
+        plain=plain,
+        plain_body=not _may_be_typed(body if isinstance(body, bytes) else body.encode()),
+    )
+
+
+def _decoded(raw: bytes) -> tuple[_Message, bool]:
+    """The message, and whether it is plain: see `Intake`."""
+    try:
+        return _decode_known(raw), not _may_be_typed(raw)
+    except ValueError:
+        return _decode_message(raw), False
+
+
+def _may_be_typed(text: bytes) -> bool:
+    """Whether there may be a typed value of Celery in this JSON; a letter of its mark may be spelled as an escape."""
+    return b"__type__" in text or b"\\u00" in text
 
 
 def fingerprint(raw: bytes) -> str | None:
@@ -162,9 +228,15 @@ def _protocol_1(body: bytes | str, queue: str) -> Intake:
         found = _decode_protocol_1(body)
     except msgspec.ValidationError as error:
         raise InvalidEvent(f"a message without the name of a task: {error}") from None
-    _moment("eta", found.eta)
-    body = _to_json([found.args, found.kwargs, {}])
-    return Intake(found.task, found.id, queue, body, _moment("expires", found.expires))
+    return Intake(
+        found.task,
+        found.id,
+        queue,
+        body=_to_json([found.args, found.kwargs, {}]),
+        eta=_moment("eta", found.eta),
+        expires=_moment("expires", found.expires),
+        canvas=any((found.callbacks, found.errbacks, found.chord)),
+    )
 
 
 def _moment(name: str, text: str | None) -> datetime | None:

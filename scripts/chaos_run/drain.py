@@ -24,6 +24,7 @@ __all__ = ["NotDrained", "drain", "leftovers"]
 POLL_SECONDS: Final = 0.5
 REDELIVER_SECONDS: Final = 3.0
 INGRESS: Final = "pipeline"
+ARRIVING: Final = (INGRESS, "pipeline.ingress.batch", "pipeline.others")
 SHARD_QUEUE: Final = "pipeline.events."
 
 
@@ -96,7 +97,7 @@ def _left(world: World, status: dict[str, Any], *, late: bool) -> _Left | None:
         return None
     with world.redis() as client:
         expected = _waiting(client) if late else 0
-        ingress = client.llen(INGRESS)
+        ingress = sum(client.llen(key) for key in (*ARRIVING, *client.scan_iter("pipeline.waiting.*")))
         waiting = [json.loads(value) for value in client.hvals("unacked")]
     unacknowledged = sum(queue == INGRESS or queue.startswith(SHARD_QUEUE) for _, _, queue in waiting)
     return _Left(status["pending"] - expected, status["parked"] - expected, ingress, unacknowledged)

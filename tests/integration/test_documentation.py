@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline import Config, Pipeline
+from pipeline.contrib._celery_guard import read_as_celery
 from pipeline.contrib.prometheus import PipelineCollector
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +19,7 @@ ASYNCIO = (ROOT / "docs/how-to/asyncio.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")
 BACKPRESSURE = (ROOT / "docs/how-to/backpressure.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs/reference/settings.md").read_text("utf-8")
+CELERY = (ROOT / "docs/how-to/celery.md").read_text("utf-8")
 METRICS = (ROOT / "docs/how-to/metrics.md").read_text("utf-8")
 
 
@@ -117,6 +119,21 @@ def test_the_example_of_waiting_does_what_it_says(redis_url: str, database_url: 
                     pipeline.flush_shard(shard)
             assert process.stdout is not None
             assert (process.returncode, process.stdout.read()) == (0, "committed\napplied\n")
+
+
+def test_the_example_of_a_celery_client_does_what_it_says(redis_url: str, database_url: str) -> None:
+    (script,) = blocks(CELERY, "python")
+    script = script.replace("redis://127.0.0.1:6379/0", redis_url)
+    with (
+        psycopg.connect(database_url, autocommit=True) as database,
+        Pipeline(Config(redis_url=redis_url, database_url=database_url)) as pipeline,
+    ):
+        database.execute("CREATE TABLE page_views (page_id integer PRIMARY KEY, views bigint NOT NULL DEFAULT 0)")
+        pipeline.migrate()
+        subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, check=True)
+        assert pipeline.take_ingress(read_as_celery).accepted == 101
+        assert len(list(pipeline.drain())) >= pipeline.config.shards
+        assert database.execute("SELECT sum(views), count(*) FROM page_views").fetchone() == (101, 100)
 
 
 @pytest.mark.parametrize("line", [line for block in blocks(README, "console") for line in block.splitlines()])

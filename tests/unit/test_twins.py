@@ -13,7 +13,7 @@ METHODS = sorted(name for name in vars(Client) if not name.startswith("_"))
 NEITHER_READS_NOR_WRITES = ("close", "from_env", "ping")
 OF_THE_SERVICE = {
     "dead_letters", "doctor", "drain", "flush_shard", "ingress", "ledger", "migrate", "replayer", "shards_to_flush",
-    "reconcile", "sides", "status",
+    "reconcile", "sides", "status", "take_ingress",
 }  # fmt: skip
 """What operates a pipeline, and is not for the code of an application."""
 

@@ -1,0 +1,105 @@
+"""The ingress queue in bulk, where it lies in the pipeline's own Redis."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pipeline.arrivals import Arrivals, Nothing
+from pipeline.buffer.connection import translated
+from pipeline.buffer.keys import Keys
+from pipeline.buffer.topology import Topology
+from pipeline.buffer.wire import Source, Wire, sound, source
+from pipeline.config import Config
+from pipeline.core.claim import Busy
+from pipeline.errors import BufferUnavailable
+
+__all__ = ["RedisArrivals", "arriving"]
+
+_BYTES: Final = 2 * 1024 * 1024
+"""Most bytes of messages that are frozen at once, so that Redis is held for a few milliseconds at most."""
+
+
+def arriving(keys: Keys) -> list[str]:
+    """Every list in which a message of the ingress queue may lie."""
+    return [*keys.ingress, keys.ingress_batch, keys.others, *(shard.waiting for shard in keys.shards)]
+
+
+_WAITED: Final = 1000
+"""Most messages that have waited for room and are frozen at once."""
+
+
+_DEATHS: Final = 3
+"""Takers in a row that died over a message, as with batches: a kill or two of a worker are no reason to suspect it."""
+
+
+class RedisArrivals:
+    """`pipeline.arrivals.ArrivalQueue` on one Redis."""
+
+    def __init__(self, wire: Wire, topology: Topology, config: Config) -> None:
+        self._wire = wire
+        self._topology = topology
+        self._keys = Keys(config.namespace, config.shards)
+        self._lease_ms = round(config.lease_seconds * 1000)
+        self._most = config.ingress_batch
+        self._per_shard = max(1, config.max_pending // config.shards)
+        self._take = source("take")
+        self._settle = source("settle")
+        self._leave = source("leave")
+
+    async def take(self, owner: str, shard: int | None = None) -> Arrivals | Nothing | Busy:
+        """See `pipeline.arrivals.ArrivalQueue.take`."""
+        keys = [self._keys.ingress_batch, self._keys.ingress_state, self._keys.ingress_lease, self._keys.ingress_full]
+        if shard is None:
+            keys += self._keys.ingress
+            most = self._most
+        else:
+            names = self._keys.shards[shard]
+            keys += (names.events, names.batch, names.parked, names.resumed, names.waiting)
+            most = _WAITED
+        args = [owner, self._lease_ms, most, _BYTES, str(uuid.uuid4()), _text(shard), self._per_shard, _DEATHS]
+        match reply := await self._call(self._take, keys, args):
+            case [b"busy"]:
+                return Busy()
+            case [b"empty", shards]:
+                return Nothing(frozenset(map(int, shards)))
+            case [b"batch", batch, dropped, origin, shards, suspect, *messages]:
+                return Arrivals(
+                    batch=batch.decode(),
+                    dropped=int(dropped),
+                    source=int(origin) if origin else None,
+                    waiting=frozenset(map(int, shards)),
+                    suspect=suspect == 1,
+                    messages=messages,
+                )
+            case _:
+                raise BufferUnavailable(f"unexpected reply of the take script: {reply!r:.200}")
+
+    async def settle(
+        self, arrivals: Arrivals, for_celery: Sequence[bytes], waiting: Mapping[int, Sequence[bytes]]
+    ) -> bool:
+        """See `pipeline.arrivals.ArrivalQueue.settle`."""
+        names = self._keys
+        origin = names.others if arrivals.source is None else names.shards[arrivals.source].waiting
+        keys = [names.ingress_batch, names.ingress_state, names.ingress_full, names.others, origin]
+        args: list[Any] = [arrivals.batch, arrivals.dropped, len(arrivals.messages), _text(arrivals.source)]
+        args += (len(for_celery), *for_celery, len(waiting))
+        for shard, messages in waiting.items():
+            keys.append(names.shards[shard].waiting)
+            args += (shard, len(messages), *messages)
+        return bool(await self._call(self._settle, keys, args))
+
+    async def leave(self, owner: str) -> None:
+        """See `pipeline.arrivals.ArrivalQueue.leave`."""
+        await self._call(self._leave, [self._keys.ingress_state, self._keys.ingress_lease], [owner])
+
+    async def _call(self, script: Source, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        with translated():
+            async with self._wire.line() as line:
+                await self._topology.check(line)
+                return sound(await line.call(script, [(keys, args)]))[0]
+
+
+def _text(shard: int | None) -> str:
+    return "" if shard is None else str(shard)
