@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -13,6 +13,7 @@ from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
 from pipeline.core.codec import Malformed, decode
 from pipeline.core.failure import Contact, Meaning
+from pipeline.core.pace import next_size
 from pipeline.core.retry import delay
 from pipeline.core.turns import displaced_of, first_gap, turns_of
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
@@ -31,6 +32,7 @@ from pipeline.ports import (
     Settled,
     Store,
 )
+from pipeline.report import End, FlushReport, ended
 from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["End", "FlushReport", "Flusher"]
@@ -68,51 +70,6 @@ _PATIENCE: Final = 5
 """Asking whether PostgreSQL is back takes at most one part in six of a worker process' time."""
 
 
-class End(StrEnum):
-    """Why a flush of a shard ended."""
-
-    EMPTY = "empty"  # nothing is pending
-    SLICE = "slice"  # its time was over; there may be more
-    BUSY = "busy"  # another flusher is at work
-    WAITING = "waiting"  # events are missing in the queue, and those behind them wait for a while
-    RESTING = "resting"  # the frozen batch failed before and is not due yet
-    FAILED = "failed"  # the batch could not be applied now and rests
-    PAUSED = "paused"  # nothing else is pending, but events are set aside until their table can be written
-
-
-_WHY: Final = {
-    End.EMPTY: "nothing else is pending in its shard, so a worker must have taken the change out of the queue",
-    End.SLICE: "more is pending in its shard than can be flushed in that time",
-    End.BUSY: "another flusher is at work on its shard",
-    End.WAITING: "events before it are missing in its shard, a worker must have taken them out of the queue",
-    End.RESTING: "a batch of its shard has failed and rests",
-    End.FAILED: "a batch of its shard has failed",
-    End.PAUSED: "its events are set aside",
-}
-
-
-class FlushReport(msgspec.Struct, frozen=True):
-    """What a flush of one shard did.
-
-    ``rows`` were written or deleted; ``skipped`` events had been applied before; events ``aside`` wait for their table.
-    """
-
-    shard: int
-    end: End
-    batches: int = 0
-    events: int = 0
-    rows: int = 0
-    dead: int = 0
-    skipped: int = 0
-    aside: int = 0
-    error: str | None = None
-
-    @property
-    def why(self) -> str:
-        """What waits for what now, in words."""
-        return f"{_WHY[self.end]}: {self.error}" if self.error else _WHY[self.end]
-
-
 class Flusher:
     """Moves pending events from the buffer to the store. Several may run at once, also on one shard."""
 
@@ -135,6 +92,8 @@ class Flusher:
         self._retry = config.retry
         self._lease = config.lease_seconds
         self._slice = config.flush_slice_seconds
+        self._pace = config.pace
+        self._sizes: dict[int, int] = {}
         self._clock = clock
         self._draw = draw
         self._probe = probe
@@ -153,7 +112,7 @@ class Flusher:
         report = FlushReport(shard, End.EMPTY)
         resumed: set[str] = set()
         while True:
-            claim = self._buffer.claim(shard, owner)
+            claim = self._buffer.claim(shard, owner, self._size(shard))
             match claim:
                 case Empty(paused):
                     if self._paused.probe(shard, paused, resumed):
@@ -161,9 +120,9 @@ class Flusher:
                     why = "; ".join(f"{table.name} is paused: {table.error}" for table in paused)
                     return msgspec.structs.replace(report, end=End.PAUSED if paused else End.EMPTY, error=why or None)
                 case Busy():
-                    return _ended(report, End.BUSY)
+                    return ended(report, End.BUSY)
                 case Resting():
-                    return _ended(report, End.RESTING)
+                    return ended(report, End.RESTING)
                 case Claimed():
                     self._probe(Step.CLAIMED)
                     report = self._apply(claim, report)
@@ -173,7 +132,7 @@ class Flusher:
                 return report
             if self._clock() >= until:
                 self._buffer.release(shard, owner)
-                return _ended(report, End.SLICE)
+                return ended(report, End.SLICE)
 
     def due(self, now_ms: float) -> list[int]:
         """The shards that have something to do now; they count as asked for from now on, so they must be flushed.
@@ -229,14 +188,14 @@ class Flusher:
         turns = turns_of(entries, claim)
         batch = self._batch(claim, entries, turns, verdict)
         try:
-            applied = self._store.apply(batch, begin)
+            applied = self._write(batch, begin)
         except _Suspected:
             log.warning("shard %d: a flusher died over batch %s, halving it", claim.shard, claim.id)
             self._buffer.halve(claim, suspected=True)
             self._probe(Step.HALVED)
             return report
         except _Missing as missing:
-            return report if missing.cut is Cut.KEPT else _ended(report, End.WAITING)
+            return report if missing.cut is Cut.KEPT else ended(report, End.WAITING)
         except _Gone:
             log.warning("shard %d: batch %s is not frozen any more and is left alone", claim.shard, claim.id)
             return report
@@ -260,6 +219,30 @@ class Flusher:
             dead=report.dead + len(applied.dead),
             skipped=report.skipped + applied.skipped,
         )
+
+    def _write(self, batch: Batch, begin: Callable[[], None]) -> Applied:
+        """Apply ``batch``, and learn from how long that took how large the next one of its shard should be.
+
+        What is learned stays in this process. Nothing depends on it: a new process takes full batches, and where they
+        are too large, it knows after a few.
+        """
+        started = self._clock()
+        try:
+            applied = self._store.apply(batch, begin)
+        except ApplyFailed as error:
+            if error.meaning == Meaning.TIMEOUT:
+                self._learn(batch.shard, len(batch.entries), math.inf)
+            raise
+        written = len(batch.entries) - applied.skipped - len(applied.aside)
+        self._learn(batch.shard, written, self._clock() - started)
+        return applied
+
+    def _size(self, shard: int) -> int:
+        """How many events the next batch of ``shard`` may have."""
+        return self._sizes.get(shard, self._pace.most)
+
+    def _learn(self, shard: int, events: int, seconds: float) -> None:
+        self._sizes[shard] = next_size(self._pace, self._size(shard), events, seconds)
 
     def _batch(
         self,
@@ -339,7 +322,7 @@ class Flusher:
         match verdict:
             case Leave():
                 self._buffer.release(claim.shard, claim.owner)
-                return _ended(report, End.BUSY)
+                return ended(report, End.BUSY)
             case Halve():
                 log.warning("shard %d: batch %s halved: %s", claim.shard, claim.id, text)
                 self._buffer.halve(claim, suspected=False)
@@ -376,10 +359,6 @@ def _kind(meaning: Meaning, contact: Contact) -> FailureKind:
             return FailureKind.SILENT
         case Contact.KEPT:
             return FailureKind.BOUNDED if meaning in _BOUNDED else FailureKind.PLAIN
-
-
-def _ended(report: FlushReport, end: End) -> FlushReport:
-    return msgspec.structs.replace(report, end=end)
 
 
 def _settled(claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> list[Settled]:
