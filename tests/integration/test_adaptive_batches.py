@@ -53,10 +53,10 @@ def test_a_statement_timeout_is_heeded_also_if_what_it_is_halved_to_is_quick(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = scene.pipeline(batch_size=64, statement_timeout_seconds=0.25)
-    write(scene, pipeline, range(96), row_seconds=0.01)
+    write(scene, pipeline, range(96), row_seconds=0.008)
     scene.sql("DROP TRIGGER slow ON t")
     scene.sql(
-        "CREATE TRIGGER slow_later BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.id >= 32) EXECUTE FUNCTION be_slow(0.01)"
+        "CREATE TRIGGER slow_later BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.id >= 32) EXECUTE FUNCTION be_slow(0.008)"
     )
     drain(pipeline)
     assert batches(scene)[0] == 32
