@@ -11,7 +11,7 @@ import msgspec
 
 from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
-from pipeline.core.codec import Malformed, decode
+from pipeline.core.codec import Malformed, accepted_seq, decode
 from pipeline.core.failure import Contact, Meaning
 from pipeline.core.pace import next_size
 from pipeline.core.retry import delay
@@ -94,6 +94,8 @@ class Flusher:
         self._slice = config.flush_slice_seconds
         self._pace = config.pace
         self._sizes: dict[int, int] = {}
+        threshold = config.flush_threshold or config.batch_size
+        self._worth = max(1, min(threshold, config.max_pending // config.shards // 2))  # half full: writers may wait
         self._clock = clock
         self._draw = draw
         self._probe = probe
@@ -103,7 +105,9 @@ class Flusher:
     def flush_shard(self, shard: int, owner: str, slice_seconds: float | None = None) -> FlushReport:
         """Work on ``shard`` under the name ``owner`` until it is empty, fails, or the time slice is over.
 
-        The slice is the configured one unless ``slice_seconds`` says otherwise.
+        The slice is the configured one unless ``slice_seconds`` says otherwise. What is accepted meanwhile is left to
+        the next flush if it is little: under a steady load there is always some, and ever smaller batches of this
+        shard would keep the others waiting.
 
         Raises:
             BufferUnavailable, StoreUnavailable, NotMigrated: nothing can be done now; the batch stays frozen.
@@ -111,8 +115,9 @@ class Flusher:
         until = self._clock() + (self._slice if slice_seconds is None else slice_seconds)
         report = FlushReport(shard, End.EMPTY)
         resumed: set[str] = set()
+        least = 1
         while True:
-            claim = self._buffer.claim(shard, owner, self._size(shard))
+            claim = self._buffer.claim(shard, owner, self._size(shard), least)
             match claim:
                 case Empty(paused):
                     if self._paused.probe(shard, paused, resumed):
@@ -125,7 +130,9 @@ class Flusher:
                     return ended(report, End.RESTING)
                 case Claimed():
                     self._probe(Step.CLAIMED)
+                    batches = report.batches
                     report = self._apply(claim, report)
+                    least = self._worth if report.batches > batches and _was_all(claim) else 1
                     if report.end is End.EMPTY:
                         self._paused.probe(shard, claim.paused, resumed)
             if report.end is not End.EMPTY:
@@ -218,6 +225,7 @@ class Flusher:
             rows=report.rows + applied.rows,
             dead=report.dead + len(applied.dead),
             skipped=report.skipped + applied.skipped,
+            savepoints=report.savepoints + applied.savepoints,
         )
 
     def _write(self, batch: Batch, begin: Callable[[], None]) -> Applied:
@@ -349,6 +357,12 @@ class Flusher:
             claim.shard, applied.seq, len(entries), applied.rows, len(applied.dead), applied.skipped,
             applied.savepoints,
         )  # fmt: skip
+
+
+def _was_all(claim: Claimed) -> bool:
+    """Whether nothing was pending behind the batch when it was claimed."""
+    seq = accepted_seq(claim.messages[-1])
+    return seq is not None and seq >= claim.accepted
 
 
 def _kind(meaning: Meaning, contact: Contact) -> FailureKind:

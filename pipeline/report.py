@@ -46,6 +46,7 @@ class FlushReport(msgspec.Struct, frozen=True):
     rows: int = 0
     dead: int = 0
     skipped: int = 0
+    savepoints: int = 0
     aside: int = 0
     error: str | None = None
 

@@ -1,8 +1,12 @@
 """The size of batches follows the database: large where it is quick, small where it is slow, and never for ever."""
 
+from typing import Any
+
 import pytest
 
 from pipeline import Change, Pipeline
+from pipeline.report import End, FlushReport
+from pipeline.telemetry import Step
 from tests.integration.scene import Scene, drain
 
 SLOW = """
@@ -71,3 +75,44 @@ def test_a_process_that_has_learned_to_take_small_batches_finishes_a_large_one_t
     scene.buffer(batch_size=64, lease_seconds=0.001).claim(0, "somebody who died")
     assert drain(pipeline).events == 64
     assert batches(scene)[-1] == 64
+
+
+# --- a steady load ----------------------------------------------------------------------------------------------------
+
+
+def flushed_while(scene: Scene, changes: int, **settings: Any) -> tuple[FlushReport, int]:
+    """A flush during which so many events are accepted after each batch; also how many are left to the next one."""
+    pipeline = scene.pipeline(**settings)
+
+    def write_more(step: Step) -> None:
+        if step is Step.ACKNOWLEDGED:
+            pipeline.write_many(Change("t", {"id": n}, add={"n": 1}) for n in range(changes))
+
+    scene.sql("CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL DEFAULT 0)")
+    pipeline.write_many(Change("t", {"id": n}, add={"n": 1}) for n in range(12))
+    with Pipeline(pipeline.config, write_more) as flushing:
+        report = flushing.flush_shard(0)
+    assert scene.sql("SELECT sum(n) FROM t") == [(report.events,)]
+    return report, pipeline.status().pending
+
+
+def test_a_flush_does_not_run_after_the_few_events_that_are_accepted_meanwhile(scene: Scene) -> None:
+    report, left = flushed_while(scene, 3, batch_size=10)
+    assert (report.end, report.batches, report.events) == (End.EMPTY, 2, 12 + 3)  # those behind the first batch, too
+    assert left == 3
+
+
+@pytest.mark.parametrize("settings", [{"flush_threshold": 5}, {"max_pending": 12}, {"batch_size": 6}])
+def test_a_flush_goes_on_while_as_many_are_accepted_as_a_write_would_ask_a_flush_for(
+    scene: Scene, settings: dict[str, int]
+) -> None:
+    report, _ = flushed_while(scene, 6, **{"batch_size": 12, "flush_slice_seconds": 0.2, **settings})
+    assert report.end is End.SLICE
+
+
+def test_what_is_left_is_flushed_next_time(scene: Scene) -> None:
+    _, left = flushed_while(scene, 3, batch_size=10)
+    pipeline = scene.pipeline(batch_size=10)
+    assert left == 3
+    assert pipeline.shards_to_flush() == [0]
+    assert drain(pipeline).events == 3
