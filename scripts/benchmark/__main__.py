@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.contrib.embedded import Servers
+from scripts.benchmark.loads import flat_command, latency_command
 from scripts.benchmark.measure import Bench
 from scripts.benchmark.overloading import overload_command
 
@@ -118,6 +119,8 @@ def main(context: click.Context, events: int, stock_events: int, rounds: int, as
 
 
 main.add_command(overload_command)
+main.add_command(latency_command)
+main.add_command(flat_command)
 
 
 def show(found: dict[str, list[float]], judged: list[Goal]) -> None:

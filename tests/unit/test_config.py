@@ -66,6 +66,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("BATCH_SIZE", "0", ">= 1"),
     ("BATCH_BYTES", "0", ">= 1"),
     ("INGRESS_BATCH", "-1", ">= 0"),
+    ("COMMIT_TARGET", "0", "> 0"),
     ("MAX_PENDING", "7", "less than the number of shards (8)"),
     ("MAX_PENDING", str(2**53 + 1), f"<= {2**53}"),
     ("WHEN_FULL", "drop", "must be raise or block, not 'drop'"),
