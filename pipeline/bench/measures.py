@@ -49,9 +49,9 @@ class Wrong(Exception):
     """What was measured did not do its work; so the measurement means nothing."""
 
 
-def of(what: str, workload: Workload) -> str:
+def of(what: str, workload: str) -> str:
     """The name of a measurement of a workload."""
-    return f"{what}: {workload.name}"
+    return f"{what}: {workload}"
 
 
 def bench_config(config: Config, events: int) -> Config:
@@ -231,14 +231,15 @@ class Bench:
         ways = {"upsert per write": self.upsert, "executemany": self.executemany}
         if workload.distinct:
             ways["COPY"] = self.copy
-        return {of(way, workload): _named(of(way, workload), write, workload, meter) for way, write in ways.items()}
+        names = {of(way, workload.name): write for way, write in ways.items()}
+        return {name: _named(name, write, workload, meter) for name, write in names.items()}
 
     def in_this_process(self) -> dict[str, Measure]:
         """Everything that ``pipeline bench`` measures, in the order in which it takes turns."""
         measures: dict[str, Measure] = {"writes": lambda: self.writes({}), "reads": self.reads, "misses": self.misses}
         for workload in self.workloads:
             for way, work in {"write_many": self.write_many, "drain": self.drain}.items():
-                measures[of(way, workload)] = _named(of(way, workload), work, workload, self.meter)
+                measures[of(way, workload.name)] = _named(of(way, workload.name), work, workload, self.meter)
             measures |= self.direct(workload, self.meter)
         return measures
 

@@ -1,0 +1,93 @@
+"""The numbers to reach (DESIGN.md, section 8), and whether a run has reached them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from pipeline.bench.clock import Measured, ratio
+
+__all__ = ["GOALS", "TOLERANCE", "Goal", "Line", "judge", "of_ratios"]
+
+TOLERANCE: Final = 1.15
+"""A goal is failed when it is missed by more than 15 %: these machines are noisy."""
+
+
+class Goal(NamedTuple):
+    """A number to reach. ``at_most``: less is better, else more is."""
+
+    name: str
+    goal: float
+    at_most: bool
+    unit: str = "x"
+
+
+GOALS: Final[Mapping[str, Goal]] = {
+    "write": Goal("write() against a bare SET", 1.8, at_most=True),
+    "delay": Goal("write() is faster than apply_event.delay()", 3.5, at_most=False),
+    "many": Goal("write_many is faster, per event, than delay()", 40, at_most=False),
+    "stock": Goal("drain is faster than a stock Celery task per row", 100, at_most=False),
+    "batches": Goal("drain is faster than celery-batches", 100, at_most=False),
+    "copy": Goal("drain of wide rows against straight COPY", 50, at_most=False, unit="%"),
+    "cost": Goal("cost per event with 1,000,000 pending against 10,000", 1.2, at_most=True),
+    "memory": Goal("memory of a worker with 1,000,000 pending", 150, at_most=True, unit="MB"),
+    "bytes": Goal("Redis memory per pending event, overlay included", 900, at_most=True, unit="bytes"),
+    "rows": Goal("rows written per event, YCSB-A zipfian updates", 0.25, at_most=True, unit=""),
+    "savepoints": Goal("savepoints more for one poison event in 3000", 25, at_most=True, unit=""),
+    "transactions": Goal("transactions for one poison event in 3000", 1, at_most=True, unit=""),
+    "latency": Goal("write to commit at 1,000 events/s, p99, beyond the flush interval", 250, at_most=True, unit="ms"),
+    "hit": Goal("read(), hit, against a bare HGETALL", 1.3, at_most=True),
+    "script": Goal("longest script in Redis", 5, at_most=True, unit="ms"),
+    "ingress": Goal("drain of apply_event.delay() is faster than a stock task per row", 20, at_most=False),
+}
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """A goal and what a run says of it. ``value`` is ``None`` if it was not measured; ``why`` says why."""
+
+    name: str
+    goal: float
+    at_most: bool
+    unit: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+    ok: bool | None = None
+
+
+def judge(goal: Goal, value: float | None, spread: tuple[float, float] | None = None, why: str = "") -> Line:
+    """Whether ``value``, the median of rounds that lie within ``spread``, reaches the goal within the tolerance."""
+    low, high = spread or (None, None)
+    ok = None
+    if value is not None:
+        ok = value <= goal.goal * TOLERANCE if goal.at_most else value >= goal.goal / TOLERANCE
+    return Line(**goal._asdict(), value=value, low=low, high=high, why=why, ok=ok)
+
+
+_RATIOS: Final[Mapping[str, tuple[str, str, float]]] = {
+    "write": ("write", "SET", 1),
+    "delay": ("apply_event.delay", "write", 1),
+    "many": ("apply_event.delay", "write_many: upserts", 1),
+    "stock": ("stock task per row: upserts", "drain: upserts", 1),
+    "batches": ("celery-batches: upserts", "drain: upserts", 1),
+    "copy": ("COPY: flights", "drain: flights", 100),
+    "hit": ("read, hit", "HGETALL", 1),
+    "ingress": ("stock task per row: upserts", "drain of delay(): upserts", 1),
+}
+"""Goal → what it divides by what, and how much one is in its unit. ``upserts``: nothing folds, every event is a row."""
+
+
+def of_ratios(found: Mapping[str, Measured], missing: Mapping[str, str]) -> dict[str, Line]:
+    """The lines that are ratios of two measurements; ``missing``: measurement → why there is none."""
+    lines = {}
+    for name, (above, below, factor) in _RATIOS.items():
+        why = missing.get(above) or missing.get(below) or ""
+        if why:
+            lines[name] = judge(GOALS[name], None, why=why)
+        else:
+            value, low, high = (factor * number for number in ratio(found[above], found[below]))
+            lines[name] = judge(GOALS[name], value, (low, high))
+    return lines
