@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -75,16 +77,26 @@ main.add_command(overload_command)
 
 def _measured(plan: Plan) -> Result:
     stop = Stop()
-    errors = Console(stderr=True)
     try:
-        with errors.status("starting") as status:
-            return run(plan, status.update, stop)
+        with _saying() as say:
+            return run(plan, say, stop)
     except Interrupted as interrupted:
         click.echo("bench: stopped", err=True)
         sys.exit(_SIGNALLED + interrupted.signum)
     except Wrong as error:
         click.echo(f"bench: this measures nothing: {error}", err=True)
         sys.exit(FAILED)
+
+
+@contextmanager
+def _saying() -> Iterator[Callable[[str], None]]:
+    """What is being done, on standard error: the last of it at a terminal, a line for each elsewhere."""
+    errors = Console(stderr=True)
+    if errors.is_terminal:
+        with errors.status("") as status:
+            yield status.update
+    else:
+        yield lambda text: print(text, file=sys.stderr, flush=True)
 
 
 def _show(result: Result) -> None:

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 __all__ = ["FULL", "Bar", "Panel", "draw"]
 
 WIDTH: Final = 860
-LABEL: Final = 250
+LABEL: Final = 310
 FULL: Final = 460
 """Pixels of the longest bar of a panel."""
 

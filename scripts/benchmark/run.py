@@ -46,7 +46,7 @@ QUICK: Final = Plan(events=4000, rows=1000, singles=200, rounds=1)
 
 def run(plan: Plan, say: Callable[[str], None], stop: Stop) -> Result:
     """Measure everything. Raises `Interrupted`, and leaves nothing behind."""
-    with _running(plan, stop) as running:
+    with _running(plan, say, stop) as running:
         found = take_turns(running.measures(), plan.rounds, say)
         missing = _missing(running.workers.missing)
         versions = _versions(running.servers)
@@ -112,8 +112,9 @@ def _named(name: str, work: Callable[[], Sample]) -> Measure:
 
 
 @contextmanager
-def _running(plan: Plan, stop: Stop) -> Iterator[_Running]:
+def _running(plan: Plan, say: Callable[[str], None], stop: Stop) -> Iterator[_Running]:
     with ExitStack() as stack:
+        say("starting Valkey and Postgres")
         with stop.later():
             servers = stack.enter_context(Servers(postgres_settings=SETTINGS))
         config = Config(redis_url=servers.redis_url, database_url=servers.database_url)
@@ -121,6 +122,7 @@ def _running(plan: Plan, stop: Stop) -> Iterator[_Running]:
             pipeline.migrate()
         sizes = Sizes(plan.singles, plan.events, plan.rows)
         bench = stack.enter_context(Bench(config, sizes, REAL))
+        say("starting workers")
         with stop.later():
             workers = stack.enter_context(Workers(servers, bench, batches=plan.batches))
         drains = stack.enter_context(closing(Drains(servers, bench, workers, plan.rows)))
