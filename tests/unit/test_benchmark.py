@@ -145,7 +145,8 @@ def test_what_is_not_measured_is_neither_reached_nor_missed() -> None:
 def test_goals_are_judged_by_ratios_of_the_run() -> None:
     names = (
         "SET", "write", "apply_event.delay", "write_many: upserts", "drain: upserts", "drain of delay(): upserts",
-        "stock task per row: upserts", "celery-batches: upserts", "COPY: flights", "drain: flights", "read, hit", "HGETALL",
+        "stock task per row: upserts", "celery-batches: upserts", "COPY: flights", "drain: flights",
+        "read, hit", "HGETALL",
     )  # fmt: skip
     found = {name: measured(1.0) for name in names}
     found |= {"drain: flights": measured(4.0), "stock task per row: upserts": measured(120.0), "write": measured(1.5)}
