@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args, get_type_hint
 import msgspec
 
 from pipeline.core.change import canonical_table
+from pipeline.core.pace import Pace
 from pipeline.core.retry import RetryPolicy
 from pipeline.errors import InvalidEvent, InvalidSetting
 
@@ -51,6 +52,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             default: ``batch_size``.
         flush_slice_seconds: how long one flush task works on a shard before it gives way [FLUSH_SLICE].
         batch_size: most events in one transaction [BATCH_SIZE].
+        commit_target_seconds: how long a transaction should take at most: batches are smaller, down to a fiftieth of
+            ``batch_size``, where PostgreSQL is slower [COMMIT_TARGET]. See `pipeline.core.pace`.
         batch_bytes: most bytes of messages in one transaction [BATCH_BYTES].
         max_pending: most pending events of the pipeline; each shard may hold its equal share [MAX_PENDING].
         when_full: what a write to a full shard does: ``"raise"`` `PipelineFull`, or ``"block"``: wait for room, and
@@ -83,6 +86,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     flush_threshold: Annotated[int, msgspec.Meta(ge=-1)] = -1
     flush_slice_seconds: _Seconds = 5.0
     batch_size: _Positive = 5000
+    commit_target_seconds: _Seconds = 1.0
     batch_bytes: _Positive = 32 * 1024 * 1024
     max_pending: _Positive = 1_000_000
     when_full: WhenFull = "raise"
@@ -135,6 +139,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def retry(self) -> RetryPolicy:
         """The retry policy of the flush."""
         return RetryPolicy(self.retry_base_seconds, self.retry_cap_seconds, self.retry_attempts)
+
+    @property
+    def pace(self) -> Pace:
+        """What the size of batches follows; never so slowly that one runs into the statement timeout first."""
+        return Pace(self.batch_size, min(self.commit_target_seconds, self.statement_timeout_seconds / 2))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], prefix: str = PREFIX) -> Self:

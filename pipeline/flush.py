@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from typing import Final
 
 import msgspec
 
 from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
-from pipeline.core.codec import Malformed, decode
+from pipeline.core.codec import Malformed, accepted_seq, decode
 from pipeline.core.failure import Contact, Meaning
+from pipeline.core.pace import next_size
 from pipeline.core.retry import delay
 from pipeline.core.turns import displaced_of, first_gap, turns_of
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
@@ -31,6 +32,7 @@ from pipeline.ports import (
     Settled,
     Store,
 )
+from pipeline.report import End, FlushReport, ended
 from pipeline.telemetry import Probe, Step, ignore
 
 __all__ = ["End", "FlushReport", "Flusher"]
@@ -68,51 +70,6 @@ _PATIENCE: Final = 5
 """Asking whether PostgreSQL is back takes at most one part in six of a worker process' time."""
 
 
-class End(StrEnum):
-    """Why a flush of a shard ended."""
-
-    EMPTY = "empty"  # nothing is pending
-    SLICE = "slice"  # its time was over; there may be more
-    BUSY = "busy"  # another flusher is at work
-    WAITING = "waiting"  # events are missing in the queue, and those behind them wait for a while
-    RESTING = "resting"  # the frozen batch failed before and is not due yet
-    FAILED = "failed"  # the batch could not be applied now and rests
-    PAUSED = "paused"  # nothing else is pending, but events are set aside until their table can be written
-
-
-_WHY: Final = {
-    End.EMPTY: "nothing else is pending in its shard, so a worker must have taken the change out of the queue",
-    End.SLICE: "more is pending in its shard than can be flushed in that time",
-    End.BUSY: "another flusher is at work on its shard",
-    End.WAITING: "events before it are missing in its shard, a worker must have taken them out of the queue",
-    End.RESTING: "a batch of its shard has failed and rests",
-    End.FAILED: "a batch of its shard has failed",
-    End.PAUSED: "its events are set aside",
-}
-
-
-class FlushReport(msgspec.Struct, frozen=True):
-    """What a flush of one shard did.
-
-    ``rows`` were written or deleted; ``skipped`` events had been applied before; events ``aside`` wait for their table.
-    """
-
-    shard: int
-    end: End
-    batches: int = 0
-    events: int = 0
-    rows: int = 0
-    dead: int = 0
-    skipped: int = 0
-    aside: int = 0
-    error: str | None = None
-
-    @property
-    def why(self) -> str:
-        """What waits for what now, in words."""
-        return f"{_WHY[self.end]}: {self.error}" if self.error else _WHY[self.end]
-
-
 class Flusher:
     """Moves pending events from the buffer to the store. Several may run at once, also on one shard."""
 
@@ -135,6 +92,10 @@ class Flusher:
         self._retry = config.retry
         self._lease = config.lease_seconds
         self._slice = config.flush_slice_seconds
+        self._pace = config.pace
+        self._sizes: dict[int, int] = {}
+        threshold = config.flush_threshold or config.batch_size
+        self._worth = max(1, min(threshold, config.max_pending // config.shards // 2))  # half full: writers may wait
         self._clock = clock
         self._draw = draw
         self._probe = probe
@@ -144,7 +105,9 @@ class Flusher:
     def flush_shard(self, shard: int, owner: str, slice_seconds: float | None = None) -> FlushReport:
         """Work on ``shard`` under the name ``owner`` until it is empty, fails, or the time slice is over.
 
-        The slice is the configured one unless ``slice_seconds`` says otherwise.
+        The slice is the configured one unless ``slice_seconds`` says otherwise. What is accepted meanwhile is left to
+        the next flush if it is little: under a steady load there is always some, and ever smaller batches of this
+        shard would keep the others waiting.
 
         Raises:
             BufferUnavailable, StoreUnavailable, NotMigrated: nothing can be done now; the batch stays frozen.
@@ -152,8 +115,9 @@ class Flusher:
         until = self._clock() + (self._slice if slice_seconds is None else slice_seconds)
         report = FlushReport(shard, End.EMPTY)
         resumed: set[str] = set()
+        least = 1
         while True:
-            claim = self._buffer.claim(shard, owner)
+            claim = self._buffer.claim(shard, owner, self._size(shard), least)
             match claim:
                 case Empty(paused):
                     if self._paused.probe(shard, paused, resumed):
@@ -161,19 +125,21 @@ class Flusher:
                     why = "; ".join(f"{table.name} is paused: {table.error}" for table in paused)
                     return msgspec.structs.replace(report, end=End.PAUSED if paused else End.EMPTY, error=why or None)
                 case Busy():
-                    return _ended(report, End.BUSY)
+                    return ended(report, End.BUSY)
                 case Resting():
-                    return _ended(report, End.RESTING)
+                    return ended(report, End.RESTING)
                 case Claimed():
                     self._probe(Step.CLAIMED)
+                    batches = report.batches
                     report = self._apply(claim, report)
+                    least = self._worth if report.batches > batches and _was_all(claim) else 1
                     if report.end is End.EMPTY:
                         self._paused.probe(shard, claim.paused, resumed)
             if report.end is not End.EMPTY:
                 return report
             if self._clock() >= until:
                 self._buffer.release(shard, owner)
-                return _ended(report, End.SLICE)
+                return ended(report, End.SLICE)
 
     def due(self, now_ms: float) -> list[int]:
         """The shards that have something to do now; they count as asked for from now on, so they must be flushed.
@@ -229,14 +195,14 @@ class Flusher:
         turns = turns_of(entries, claim)
         batch = self._batch(claim, entries, turns, verdict)
         try:
-            applied = self._store.apply(batch, begin)
+            applied = self._write(batch, begin)
         except _Suspected:
             log.warning("shard %d: a flusher died over batch %s, halving it", claim.shard, claim.id)
             self._buffer.halve(claim, suspected=True)
             self._probe(Step.HALVED)
             return report
         except _Missing as missing:
-            return report if missing.cut is Cut.KEPT else _ended(report, End.WAITING)
+            return report if missing.cut is Cut.KEPT else ended(report, End.WAITING)
         except _Gone:
             log.warning("shard %d: batch %s is not frozen any more and is left alone", claim.shard, claim.id)
             return report
@@ -259,7 +225,32 @@ class Flusher:
             rows=report.rows + applied.rows,
             dead=report.dead + len(applied.dead),
             skipped=report.skipped + applied.skipped,
+            savepoints=report.savepoints + applied.savepoints,
         )
+
+    def _write(self, batch: Batch, begin: Callable[[], None]) -> Applied:
+        """Apply ``batch``, and learn from how long that took how large the next one of its shard should be.
+
+        What is learned stays in this process. Nothing depends on it: a new process takes full batches, and where they
+        are too large, it knows after a few.
+        """
+        started = self._clock()
+        try:
+            applied = self._store.apply(batch, begin)
+        except ApplyFailed as error:
+            if error.meaning == Meaning.TIMEOUT:
+                self._learn(batch.shard, len(batch.entries), math.inf)
+            raise
+        written = len(batch.entries) - applied.skipped - len(applied.aside)
+        self._learn(batch.shard, written, self._clock() - started)
+        return applied
+
+    def _size(self, shard: int) -> int:
+        """How many events the next batch of ``shard`` may have."""
+        return self._sizes.get(shard, self._pace.most)
+
+    def _learn(self, shard: int, events: int, seconds: float) -> None:
+        self._sizes[shard] = next_size(self._pace, self._size(shard), events, seconds)
 
     def _batch(
         self,
@@ -339,7 +330,7 @@ class Flusher:
         match verdict:
             case Leave():
                 self._buffer.release(claim.shard, claim.owner)
-                return _ended(report, End.BUSY)
+                return ended(report, End.BUSY)
             case Halve():
                 log.warning("shard %d: batch %s halved: %s", claim.shard, claim.id, text)
                 self._buffer.halve(claim, suspected=False)
@@ -368,6 +359,12 @@ class Flusher:
         )  # fmt: skip
 
 
+def _was_all(claim: Claimed) -> bool:
+    """Whether nothing was pending behind the batch when it was claimed."""
+    seq = accepted_seq(claim.messages[-1])
+    return seq is not None and seq >= claim.accepted
+
+
 def _kind(meaning: Meaning, contact: Contact) -> FailureKind:
     match contact:
         case Contact.NEVER:
@@ -376,10 +373,6 @@ def _kind(meaning: Meaning, contact: Contact) -> FailureKind:
             return FailureKind.SILENT
         case Contact.KEPT:
             return FailureKind.BOUNDED if meaning in _BOUNDED else FailureKind.PLAIN
-
-
-def _ended(report: FlushReport, end: End) -> FlushReport:
-    return msgspec.structs.replace(report, end=end)
 
 
 def _settled(claim: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> list[Settled]:

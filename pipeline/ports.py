@@ -149,8 +149,14 @@ class Buffer(Protocol):
     All raise `pipeline.errors.BufferUnavailable`.
     """
 
-    def claim(self, shard: int, owner: str) -> Claimed | Empty | Busy | Resting:
-        """Freeze the oldest pending events, or return the frozen batch; takes the lease for ``owner``."""
+    def claim(
+        self, shard: int, owner: str, most: int | None = None, least: int = 1
+    ) -> Claimed | Empty | Busy | Resting:
+        """Freeze the ``most`` oldest pending events, or return the frozen batch; takes the lease for ``owner``.
+
+        Never more than the configured batch size, which is the default. Fewer than ``least`` in the queue are left
+        there, and the shard counts as empty.
+        """
         ...
 
     def acknowledge(self, batch: Claimed, events: Sequence[Settled], seq: int, *, unexplained: bool = False) -> bool:

@@ -66,14 +66,17 @@ class RedisBuffer:
 
     # --- flushing
 
-    def claim(self, shard: int, owner: str) -> Claimed | Empty | Busy | Resting:
+    def claim(
+        self, shard: int, owner: str, most: int | None = None, least: int = 1
+    ) -> Claimed | Empty | Busy | Resting:
         """See `pipeline.ports.Buffer.claim`."""
         names = self._keys.shards[shard]
         config = self._config
         keys = [
             names.events, names.batch, names.state, names.lease, names.paused, names.parked, names.resumed, names.held,
         ]  # fmt: skip
-        args = [owner, round(config.lease_seconds * 1000), config.batch_size, config.batch_bytes, str(uuid.uuid4())]
+        size = min(config.batch_size, most or config.batch_size)
+        args = [owner, round(config.lease_seconds * 1000), size, config.batch_bytes, str(uuid.uuid4()), least]
         reply = self._run("claim", keys, args)
         match reply:
             case [b"busy"]:

@@ -153,6 +153,15 @@ def accepted_ms(raw: bytes) -> int | None:
     return headers.pipeline[1] if headers.pipeline else None
 
 
+def accepted_seq(raw: bytes) -> int | None:
+    """The number that the message got in its shard when Redis accepted it, or ``None`` if it does not say."""
+    try:
+        headers = _decode_message(raw).headers
+    except (ValueError, RecursionError):
+        return None
+    return headers.pipeline[0] if headers.pipeline else None
+
+
 def decode(raw: bytes, task: str) -> Event | Malformed:
     """The event in a message of the task named ``task``; every failure is a `Malformed`, never an exception."""
     headers: _Headers | None = None

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table as Grid
-from rich.text import Text
 
-from pipeline.bench.measures import Wrong
 from scripts.benchmark import documents
+from scripts.benchmark.loads import flat_command, latency_command
 from scripts.benchmark.overloading import overload_command
 from scripts.benchmark.report import picture, tables
-from scripts.benchmark.result import Result
 from scripts.benchmark.run import QUICK, Plan, run
-from scripts.benchmark.stopping import Stop
-from scripts.terminal.interrupts import Interrupted
-
-FAILED = 1
-_SIGNALLED = 128
+from scripts.benchmark.telling import finish, measured, show
 
 
 @click.group("bench", invoke_without_command=True, epilog="Example: scripts/bench --events 50000 --rounds 5")
@@ -57,58 +46,23 @@ def main(
     if context.invoked_subcommand is not None:
         return
     plan = QUICK if quick else Plan()
-    plan = Plan(
-        events or plan.events, rows or plan.rows, plan.singles, rounds or plan.rounds, batches=not without_batches
+    plan = plan._replace(
+        events=events or plan.events, rows=rows or plan.rows, rounds=rounds or plan.rounds, batches=not without_batches
     )
-    result = documents.read(kept) if kept else _measured(plan)
+    result = documents.read(kept) if kept else measured(lambda say, stop: run(plan, say, stop))
     if as_json:
         click.echo(msgspec.json.encode(result))
     else:
-        _show(result)
+        show(tables(result))
     if picture_file:
         picture_file.write_text(picture(result), encoding="utf-8")
     if write_docs:
         documents.write(result)
-    sys.exit(0 if result.ok else FAILED)
+    finish(result.lines)
 
 
-main.add_command(overload_command)
-
-
-def _measured(plan: Plan) -> Result:
-    stop = Stop()
-    try:
-        with _saying() as say:
-            return run(plan, say, stop)
-    except Interrupted as interrupted:
-        click.echo("bench: stopped", err=True)
-        sys.exit(_SIGNALLED + interrupted.signum)
-    except Wrong as error:
-        click.echo(f"bench: this measures nothing: {error}", err=True)
-        sys.exit(FAILED)
-
-
-@contextmanager
-def _saying() -> Iterator[Callable[[str], None]]:
-    """What is being done, on standard error: the last of it at a terminal, a line for each elsewhere."""
-    errors = Console(stderr=True)
-    if errors.is_terminal:
-        with errors.status("") as status:
-            yield status.update
-    else:
-        yield lambda text: print(text, file=sys.stderr, flush=True)
-
-
-def _show(result: Result) -> None:
-    console = Console()
-    for table in tables(result):
-        if table.rows:
-            grid = Grid(title=table.title)
-            for place, column in enumerate(table.columns):
-                grid.add_column(column, justify="right" if place else "left")
-            for row in table.rows:
-                grid.add_row(*map(Text, row))
-            console.print(grid)
+for command in (overload_command, latency_command, flat_command):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from pipeline.bench.clock import Measured, ratio
+from scripts.benchmark.flat import Drain, Folding, Poison
+from scripts.benchmark.latency import Latency
 
-__all__ = ["GOALS", "TOLERANCE", "Goal", "Line", "judge", "of_ratios"]
+__all__ = ["GOALS", "TOLERANCE", "Goal", "Line", "judge", "of_flat", "of_latency", "of_ratios"]
 
 TOLERANCE: Final = 1.15
 """A goal is failed when it is missed by more than 15 %: these machines are noisy."""
@@ -45,7 +47,10 @@ GOALS: Final[Mapping[str, Goal]] = {
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """A goal and what a run says of it. ``value`` is ``None`` if it was not measured; ``why`` says why."""
+    """A goal and what a run says of it. ``value`` is ``None`` if it was not measured, and then ``why`` says why.
+
+    Otherwise ``low`` and ``high`` are the least and the greatest of the rounds, or ``why`` says of what it is.
+    """
 
     name: str
     goal: float
@@ -66,6 +71,38 @@ def judge(goal: Goal, value: float | None, spread: tuple[float, float] | None = 
         ok = value <= goal.goal * TOLERANCE if goal.at_most else value >= goal.goal / TOLERANCE
     return Line(**goal._asdict(), value=value, low=low, high=high, why=why, ok=ok)
 
+
+def of_latency(found: Sequence[Latency], flush_interval_seconds: float) -> dict[str, Line]:
+    """How much longer than the flush interval all but one in a hundred events take at most."""
+    beyond = [1000 * (one.p99 - flush_interval_seconds) for one in found if one.asked == _STEADY]
+    return {"latency": judge(GOALS["latency"], max(beyond))} if beyond else {}
+
+
+def of_flat(drains: Sequence[Drain], folded: Folding, poisoned: Poison) -> dict[str, Line]:
+    """What must not grow with the backlog; ``drains`` go from the smallest to the largest."""
+    smallest, largest = drains[0], drains[-1]
+    values = {
+        "cost": largest.seconds / smallest.seconds,
+        "memory": largest.memory_peak / 1e6,
+        "bytes": max(one.redis_bytes for one in drains),
+        "rows": folded.rows_per_event,
+        "savepoints": poisoned.savepoints,
+        "transactions": poisoned.transactions,
+        "script": 1000 * max(one.slowest.seconds for one in drains),
+    }
+    notes = {
+        "cost": f"{largest.events:,} against {smallest.events:,}",
+        "memory": f"{largest.events:,} pending",
+        "rows": f"{folded.events:,} of {folded.keys:,} rows",
+        "savepoints": f"in {poisoned.events:,}",
+        "transactions": f"in {poisoned.events:,}",
+        "script": "nine in ten of the slowest one's calls",
+    }
+    return {name: judge(GOALS[name], value, why=notes.get(name, "")) for name, value in values.items()}
+
+
+_STEADY: Final = 1000.0
+"""Events per second at which the latency is judged."""
 
 _RATIOS: Final[Mapping[str, tuple[str, str, float]]] = {
     "write": ("write", "SET", 1),

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.bench.measures import of
+from scripts.benchmark.flat import Drain
 from scripts.benchmark.goals import Line
+from scripts.benchmark.latency import Latency
 from scripts.benchmark.picture import Bar, Panel, draw
 from scripts.benchmark.result import Result
 
-__all__ = ["DRAIN", "SINGLES", "Table", "markdown", "picture", "tables"]
+__all__ = ["Table", "flat_table", "goal_table", "latency_table", "markdown", "picture", "tables"]
 
 DRAIN: Final = "drain"
 
@@ -32,6 +34,7 @@ SINGLES: Final = (
 PROCESSES: Final = ("Python", "Redis", "PostgreSQL")
 
 TARGET: Final = 1_000_000
+_SHORT: Final = 0.1
 _WHOLE: Final = 100
 """From here on three digits are whole numbers."""
 
@@ -57,8 +60,9 @@ def tables(result: Result) -> list[Table]:
             ("", "CPU-µs of an event", "cores"),
             _scale(result),
         ),
-        Table("latency", "From write to commit", ("load", "events/s", "p50, ms", "p99, ms"), _latency(result)),
-        Table("goals", "Goals", ("goal", "measured", "rounds", "to reach", ""), [_goal(line) for line in result.lines]),
+        latency_table(result.latency),
+        flat_table(result.flat),
+        goal_table(result.lines),
     ]
 
 
@@ -136,18 +140,49 @@ def _scale(result: Result) -> list[list[str]]:
     return [[name, _micro(seconds), f"{seconds * TARGET:,.0f}"] for name, seconds in parts.items()]
 
 
-def _latency(result: Result) -> list[list[str]]:
-    return [
-        [one.load, f"{one.events_per_second:,.0f}", f"{one.p50 * 1e3:,.0f}", f"{one.p99 * 1e3:,.0f}"]
-        for one in result.latency
+def latency_table(found: Sequence[Latency]) -> Table:
+    """From write to commit, at every load."""
+    rows = [
+        [
+            "as many as are taken" if one.asked is None else f"{one.asked:,.0f}",
+            *(f"{number:,}" for number in (round(one.per_second), one.events, one.batches)),
+            *(_milli(seconds) for seconds in (one.p50, one.p99, one.longest)),
+        ]
+        for one in found
     ]
+    columns = ("events/s", "accepted/s", "events", "batches", "p50, ms", "p99, ms", "longest, ms")
+    return Table("latency", "From write to commit", columns, rows)
+
+
+def flat_table(drains: Sequence[Drain]) -> Table:
+    """What must not grow with the backlog."""
+    rows = [
+        [
+            f"{one.events:,}",
+            *(_micro(seconds) for seconds in (one.write_seconds, one.seconds, one.cpu_seconds)),
+            f"{one.redis_bytes:,.0f}",
+            *(f"{memory / 1e6:,.0f}" for memory in (one.memory_before, one.memory_peak)),
+            f"{one.slowest.name}: {_milli(one.slowest.seconds)}, {_milli(one.slowest.longest)}",
+        ]
+        for one in drains
+    ]
+    columns = (
+        "pending", "write_many, µs", "drain, µs", "its CPU, µs", "Redis, bytes", "idle, MB", "at most, MB",
+        "slowest script: nine in ten, longest, ms",
+    )  # fmt: skip
+    return Table("flat", "By backlog: an event, and the process that drains it", columns, rows)
+
+
+def goal_table(lines: Sequence[Line]) -> Table:
+    """What was to be reached."""
+    return Table("goals", "Goals", ("goal", "measured", "rounds", "to reach", ""), [_goal(line) for line in lines])
 
 
 def _goal(line: Line) -> list[str]:
     goal = f"{'≤' if line.at_most else '≥'} {_number(line.goal)}{_unit(line)}"
     if line.value is None:
         return [line.name, "not measured", line.why, goal, ""]
-    spread = "" if line.low is None or line.high is None else f"{_number(line.low)} … {_number(line.high)}"
+    spread = line.why if line.low is None or line.high is None else f"{_number(line.low)} … {_number(line.high)}"
     return [line.name, f"{_number(line.value)}{_unit(line)}", spread, goal, _verdict(line)]
 
 
@@ -164,6 +199,10 @@ def _unit(line: Line) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= _WHOLE else f"{value:.3g}"
+
+
+def _milli(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f}" if seconds < _SHORT else f"{seconds * 1e3:,.0f}"
 
 
 def _micro(seconds: float) -> str:

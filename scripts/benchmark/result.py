@@ -7,18 +7,11 @@ from collections.abc import Mapping
 import msgspec
 
 from pipeline.bench.clock import Measured
+from scripts.benchmark.flat import Drain, Folding, Poison
 from scripts.benchmark.goals import Line
+from scripts.benchmark.latency import Latency
 
-__all__ = ["Latency", "Result"]
-
-
-class Latency(msgspec.Struct, frozen=True):
-    """Seconds from a write to its commit, at a load."""
-
-    load: str
-    events_per_second: float
-    p50: float
-    p99: float
+__all__ = ["Result"]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,9 +25,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     measured: Mapping[str, Measured]
     missing: Mapping[str, str]
     latency: list[Latency]
+    flat: list[Drain]
+    folding: Folding
+    poison: Poison
     lines: list[Line]
-
-    @property
-    def ok(self) -> bool:
-        """Whether no goal was missed; what was not measured was not missed."""
-        return all(line.ok is not False for line in self.lines)

@@ -20,28 +20,47 @@ from pipeline.bench.workload import Workload
 from pipeline.contrib.celery import register
 from pipeline.contrib.embedded import Servers
 from scripts.benchmark.drains import SETTINGS, Drains
+from scripts.benchmark.flat import BACKLOGS, FOLDED, POISONED, flat, folding, poison
 from scripts.benchmark.flights import REAL
-from scripts.benchmark.goals import GOALS, judge, of_ratios
+from scripts.benchmark.goals import GOALS, of_flat, of_latency, of_ratios
+from scripts.benchmark.latency import RATES, latencies
 from scripts.benchmark.result import Result
 from scripts.benchmark.stopping import Stop
 from scripts.benchmark.workers import Workers, cpu_of
+from settings import CONFIG
 
 __all__ = ["Plan", "run"]
 
-TOGETHER: Final = ("stock", "batches")
-
 
 class Plan(NamedTuple):
-    """``events``: drained in a round, of each workload; ``rows``: for what takes one row or one task at a time."""
+    """``events``: drained in a round, of each workload; ``rows``: for what takes one row or one task at a time.
+
+    ``rates`` and ``seconds``: see `latencies`; ``backlogs``, ``folded``, ``poisoned``: see `flat`, `folding`, `poison`.
+    """
 
     events: int = 200_000
     rows: int = 3000
     singles: int = 2000
     rounds: int = 3
     batches: bool = True
+    rates: tuple[float | None, ...] = RATES
+    seconds: float = 20.0
+    backlogs: tuple[int, ...] = BACKLOGS
+    folded: tuple[int, int] = FOLDED
+    poisoned: int = POISONED
 
 
-QUICK: Final = Plan(events=4000, rows=1000, singles=200, rounds=1)
+QUICK: Final = Plan(
+    events=4000,
+    rows=1000,
+    singles=200,
+    rounds=1,
+    rates=(1000.0,),
+    seconds=2.0,
+    backlogs=(1000, 10_000),
+    folded=(10_000, 1000),
+    poisoned=300,
+)
 
 
 def run(plan: Plan, say: Callable[[str], None], stop: Stop) -> Result:
@@ -50,7 +69,14 @@ def run(plan: Plan, say: Callable[[str], None], stop: Stop) -> Result:
         found = take_turns(running.measures(), plan.rounds, say)
         missing = _missing(running.workers.missing)
         versions = _versions(running.servers)
-    lines = of_ratios(found, missing)
+    latency = latencies(plan.rates, plan.seconds, say)
+    drains = flat(plan.backlogs, say)
+    folded, poisoned = folding(*plan.folded, say), poison(plan.poisoned, say)
+    lines = {
+        **of_ratios(found, missing),
+        **of_latency(latency, CONFIG.flush_interval_seconds),
+        **of_flat(drains, folded, poisoned),
+    }
     return Result(
         date=datetime.now(UTC).date().isoformat(),
         machine=machine(),
@@ -59,8 +85,11 @@ def run(plan: Plan, say: Callable[[str], None], stop: Stop) -> Result:
         workloads={one.name: one.title for one in REAL},
         measured=found,
         missing=missing,
-        latency=[],
-        lines=[lines.get(name) or judge(goal, None, why="not part of this run") for name, goal in GOALS.items()],
+        latency=latency,
+        flat=drains,
+        folding=folded,
+        poison=poisoned,
+        lines=[lines[name] for name in GOALS],
     )
 
 

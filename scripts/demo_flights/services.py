@@ -55,8 +55,8 @@ class Services:
     Whatever happens to this process, its guards end what it has started: see `pipeline.contrib.embedded.guard`.
     """
 
-    def __init__(self, *, flower: bool) -> None:
-        self.servers: Final = Servers()
+    def __init__(self, *, flower: bool, postgres_settings: Mapping[str, str | int] | None = None) -> None:
+        self.servers: Final = Servers(postgres_settings=postgres_settings)
         self.directory: Final = self.servers.directory
         # This guard and that of the servers both remove the directory: the later one meets nobody who still writes.
         self._guard = Guard()

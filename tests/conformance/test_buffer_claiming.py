@@ -37,6 +37,39 @@ def test_a_frozen_batch_is_returned_unchanged_until_it_is_acknowledged(make_buff
     assert following.seq == 2
 
 
+def test_a_claim_takes_no_more_than_it_is_asked_for_and_than_a_batch_may_have(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(batch_size=3)
+    accept(buffer, "abcdefg")
+    sizes = []
+    for most in (2, 100):
+        claim = buffer.claim(0, "me", most)
+        assert isinstance(claim, Claimed)
+        sizes.append(len(claim.messages))
+        assert buffer.acknowledge(claim, settled(claim), claim.seq)
+    assert sizes == [2, 3]
+
+
+def test_fewer_events_than_are_worth_it_are_left_in_the_queue_and_nobody_is_kept_from_them(
+    make_buffer: MakeBuffer,
+) -> None:
+    mine, yours = make_buffer(), make_buffer()
+    accept(mine, "ab")
+    assert mine.claim(0, "me", least=3) == Empty()
+    assert names_of(claimed(yours, "you")) == ["a", "b"]
+
+
+def test_a_frozen_batch_and_what_is_resumed_are_claimed_however_little_they_are(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer()
+    accept(buffer, "a")
+    frozen = claimed(buffer)
+    assert isinstance(buffer.claim(0, "me", least=3), Claimed)
+    waits = [msgspec.structs.replace(settled(frozen)[0], aside=frozen.messages[0])]
+    assert buffer.acknowledge(frozen, waits, frozen.seq, unexplained=True)
+    resumed = buffer.claim(0, "me", least=3)
+    assert isinstance(resumed, Claimed)
+    assert resumed.resumed
+
+
 def test_the_sequence_goes_on_from_what_was_acknowledged(make_buffer: MakeBuffer) -> None:
     buffer = make_buffer(batch_size=1)
     accept(buffer, "ab")

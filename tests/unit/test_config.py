@@ -64,6 +64,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("FLUSH_SLICE", "0", "> 0"),
     ("BATCH_SIZE", "0", ">= 1"),
     ("BATCH_BYTES", "0", ">= 1"),
+    ("COMMIT_TARGET", "0", "> 0"),
     ("MAX_PENDING", "7", "less than the number of shards (8)"),
     ("WHEN_FULL", "drop", "must be raise or block, not 'drop'"),
     ("FULL_TIMEOUT", "0", "> 0"),

@@ -2,6 +2,7 @@
 --
 -- KEYS  1 events list   2 batch list   3 shard hash   4 lease   5 paused hash   6 parked list   7 resumed list   8 held set
 -- ARGV  1 owner   2 lease in milliseconds   3 most events   4 most bytes   5 id for a new batch
+--       6 fewest events: with fewer in the queue the shard counts as empty, unless a batch is frozen or something resumed
 -- Returns {'busy'} | {'resting', milliseconds} | {'empty', paused}
 --         | {'batch', id, seq, begun, failures, tries, paused, held, settled, accepted, source, message, message, …}
 --         paused: {field, milliseconds until it is to be probed, why, …}; held: how many rows have events set aside;
@@ -55,6 +56,10 @@ else
     redis.call('HDEL', KEYS[3], 'resume')
   end
   local source = redis.call('EXISTS', KEYS[7]) == 1 and KEYS[7] or KEYS[1]
+  if source == KEYS[1] and redis.call('LLEN', source) < tonumber(ARGV[6]) then
+    redis.call('DEL', KEYS[4])
+    return { 'empty', paused }
+  end
   local most, room = tonumber(ARGV[3]), tonumber(ARGV[4])
   -- One of the next events is suspected of killing its flusher: it was in a batch that did, and not in the older half.
   local suspects = tonumber(redis.call('HGET', KEYS[3], 'suspects') or 0)
