@@ -107,7 +107,7 @@ class Bench:
     def begin(self, workload: Workload, count: int | None = None) -> Sequence[Row]:
         """The rows to write; the table is as it was before any of them was written."""
         rows = self.rows(workload, count)
-        self.database.empty(workload.layout, workload.stored(rows))
+        self.database.empty(workload.layout, workload.before(rows))
         return rows
 
     def check(self, workload: Workload, rows: Sequence[Row]) -> None:

@@ -11,9 +11,12 @@ from pipeline.bench.zipfian import THETA, Zipfian
 from pipeline.core.change import Change
 from pipeline.store.yardstick import SCHEMA, Layout
 
-__all__ = ["FLIGHT", "WORKLOADS", "Row", "Workload", "change"]
+__all__ = ["FLIGHT", "UPSERTS", "WORKLOADS", "Row", "Workload", "change"]
 
 Row = tuple[Any, ...]
+
+UPSERTS: Final = "upserts"
+"""The load by which drains are judged: nothing folds, every event is a row."""
 
 KEYS: Final = 100_000
 """Rows that counters are kept for."""
@@ -22,12 +25,17 @@ _SEED: Final = 20_130_101
 _OLD: Final = -1
 
 
+def _nothing(_: Sequence[Row]) -> Sequence[Row]:
+    return ()
+
+
 class Workload(NamedTuple):
     """A kind of load.
 
     ``rows`` gives as many rows as it is asked for, in the order in which they are written, always the same ones.
     ``distinct``: no two of them are for the same row of the table, so that ``COPY`` can write them, too. ``witness`` is
-    the column whose sum tells whether all were written; without it their number does.
+    the column whose sum tells whether all were written; without it their number does. ``before`` is what is in the
+    table before they are written.
     """
 
     name: str
@@ -36,6 +44,7 @@ class Workload(NamedTuple):
     rows: Callable[[int], Sequence[Row]]
     distinct: bool = True
     witness: str | None = None
+    before: Callable[[Sequence[Row]], Sequence[Row]] = _nothing
 
     def total(self, rows: Sequence[Row]) -> int:
         """What the witness says when exactly ``rows`` were written."""
@@ -43,10 +52,6 @@ class Workload(NamedTuple):
             return len(rows)
         place = list(self.layout.columns).index(self.witness)
         return sum(row[place] for row in rows)
-
-    def stored(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """What is in the table before ``rows`` are written: upserts find every second one of them."""
-        return [(key, _OLD) for key, _ in rows[::2]] if self.name == "upserts" else ()
 
 
 def change(workload: Workload, row: Row) -> Change:
@@ -76,6 +81,10 @@ def _upserts(count: int) -> Sequence[Row]:
     keys = list(range(count))
     random.Random(_SEED).shuffle(keys)  # noqa: S311 - no secret
     return [(key, position) for position, key in enumerate(keys)]
+
+
+def _every_second(rows: Sequence[Row]) -> Sequence[Row]:
+    return [(key, _OLD) for key, _ in rows[::2]]
 
 
 _AIRPORTS: Final = ("EWR", "JFK", "LGA", "ATL", "BOS", "LAX", "MIA", "ORD", "SEA", "SFO")
@@ -129,11 +138,12 @@ WORKLOADS: Final = (
         witness="hits",
     ),
     Workload(
-        "upserts",
+        UPSERTS,
         "upserts of one column, every row once",
         Layout("setting", {"id": "integer", "value": "integer NOT NULL"}, ("id",)),
         _upserts,
         witness="value",
+        before=_every_second,
     ),
     Workload("flights", "wide rows of mixed types", FLIGHT, _flights),
     Workload(

@@ -43,7 +43,8 @@ def bench(*, events: int, rounds: int, yes: bool, as_json: bool) -> int:
 
     Servers that are in use become slower meanwhile, and so do their users: it asks first, or wants --yes.
     """
-    sizes = Sizes(events=events, rows=min(events, Sizes().rows))
+    usual = Sizes()
+    sizes = Sizes(singles=min(events, usual.singles), events=events, rows=min(events, usual.rows))
     with open_pipeline() as pipeline:
         status = pipeline.status()
         measuring = Bench(pipeline.config, sizes)

@@ -49,6 +49,6 @@ def _filled(text: str, result: Result) -> str:
 
 def _described(result: Result) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    sizes = ", ".join(f"{count:,} {what}" for what, count in result.sizes.items())
+    sizes = "; ".join(f"{what}: {count:,}" for what, count in result.sizes.items())
     missing = "".join(f" Not measured: {why}." for why in dict.fromkeys(result.missing.values()))
     return f"The numbers are of {result.date}, on {result.machine}; {versions}. {sizes}.{missing}"

@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pipeline.bench.clock import Measured, ratio
+from pipeline.bench.measures import of
+from pipeline.bench.workload import UPSERTS
 from scripts.benchmark.flat import Drain, Folding, Poison
 from scripts.benchmark.latency import Latency
 
@@ -107,14 +109,14 @@ _STEADY: Final = 1000.0
 _RATIOS: Final[Mapping[str, tuple[str, str, float]]] = {
     "write": ("write", "SET", 1),
     "delay": ("apply_event.delay", "write", 1),
-    "many": ("apply_event.delay", "write_many: upserts", 1),
-    "stock": ("stock task per row: upserts", "drain: upserts", 1),
-    "batches": ("celery-batches: upserts", "drain: upserts", 1),
+    "many": ("apply_event.delay", of("write_many", UPSERTS), 1),
+    "stock": (of("stock task per row", UPSERTS), of("drain", UPSERTS), 1),
+    "batches": (of("celery-batches", UPSERTS), of("drain", UPSERTS), 1),
     "copy": ("COPY: flights", "drain: flights", 100),
     "hit": ("read, hit", "HGETALL", 1),
-    "ingress": ("stock task per row: upserts", "drain of delay(): upserts", 1),
+    "ingress": (of("stock task per row", UPSERTS), of("drain of delay()", UPSERTS), 1),
 }
-"""Goal → what it divides by what, and how much one is in its unit. ``upserts``: nothing folds, every event is a row."""
+"""Goal → what it divides by what, and how much one is in its unit."""
 
 
 def of_ratios(found: Mapping[str, Measured], missing: Mapping[str, str]) -> dict[str, Line]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.bench.measures import of
+from pipeline.bench.workload import UPSERTS
 from scripts.benchmark.flat import Drain
 from scripts.benchmark.goals import Line
 from scripts.benchmark.latency import Latency
@@ -77,14 +78,11 @@ def picture(result: Result) -> str:
     panels = [Panel(f"{title}: rows per second", list(_bars(result, name))) for name, title in result.workloads.items()]
     calls = [
         Bar(name, result.measured[name].seconds, f"{_micro(result.measured[name].seconds)} µs", _kind(name))
-        for name in ("SET", "write", "apply_event.delay", of("upsert per write", _UPSERTS))
+        for name in ("SET", "write", "apply_event.delay", of("upsert per write", UPSERTS))
         if name in result.measured
     ]
     panels.append(Panel("One write of the application: microseconds, less is better", calls))
     return draw("This pipeline beside what people use instead", panels)
-
-
-_UPSERTS: Final = "upserts"
 
 
 def _kind(name: str) -> str:
@@ -129,7 +127,7 @@ def _costs(name: str, cpu: dict[str, float]) -> list[str]:
 
 def _scale(result: Result) -> list[list[str]]:
     """A core does a million CPU-µs a second: what an event takes is how many cores a million of them keep busy."""
-    writing, draining = (result.measured[of(way, _UPSERTS)].cpu for way in ("write_many", DRAIN))
+    writing, draining = (result.measured[of(way, UPSERTS)].cpu for way in ("write_many", DRAIN))
     parts = {
         "Python, in the applications": writing["Python"],
         "Redis, accepting": writing["Redis"],

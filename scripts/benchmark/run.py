@@ -16,7 +16,7 @@ from pipeline import Config, Pipeline
 from pipeline.bench.clock import Measure, Sample, take_turns
 from pipeline.bench.machine import machine
 from pipeline.bench.measures import COUNTER, Bench, Sizes, of
-from pipeline.bench.workload import Workload
+from pipeline.bench.workload import UPSERTS, Workload
 from pipeline.contrib.celery import register
 from pipeline.contrib.embedded import Servers
 from scripts.benchmark.drains import SETTINGS, Drains
@@ -81,7 +81,7 @@ def run(plan: Plan, say: Callable[[str], None], stop: Stop) -> Result:
         date=datetime.now(UTC).date().isoformat(),
         machine=machine(),
         versions=versions,
-        sizes={"rounds": plan.rounds, "events": plan.events, "rows one by one": plan.rows},
+        sizes={"Rounds": plan.rounds, "events in each": plan.events, "rows or tasks one by one": plan.rows},
         workloads={one.name: one.title for one in REAL},
         measured=found,
         missing=missing,
@@ -120,7 +120,7 @@ class _Running:
         }
         if "batches" not in self.workers.missing:
             works[of("celery-batches", workload.name)] = lambda: drains.task_per_row("batches", workload)
-        if workload.name == "upserts":
+        if workload.name == UPSERTS:
             works[of("drain of delay()", workload.name)] = lambda: drains.ingress(workload)
         measures = {name: _named(name, work) for name, work in works.items()}
         return measures | bench.direct(workload, self._meter)

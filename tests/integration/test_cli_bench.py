@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import redis
 
+from scripts.benchmark.documents import DOCUMENT
 from tests.integration.command_line import CommandLine
 from tests.integration.scene import Scene, eventually
 
@@ -44,12 +45,6 @@ def test_it_measures_and_leaves_nothing_behind(cli: CommandLine, scene: Scene) -
     assert found["drain: upserts"]["cpu_microseconds"]["Redis"] > 0
     assert (keys(scene), scene.sql(LEDGERS), schemas(scene)) == (*before, [])
     assert pipeline.status().pending == 1
-
-
-def test_it_prints_a_line_for_every_measurement(cli: CommandLine) -> None:
-    ended = cli("bench", *QUICK, "--yes")
-    assert ended.code == 0
-    assert {row["measured"] for row in ended.rows} > {"write", "drain: log"}
 
 
 def test_it_does_not_start_unasked(cli: CommandLine, scene: Scene) -> None:
@@ -126,9 +121,10 @@ def test_it_does_not_fill_a_redis_that_has_no_room(cli: CommandLine, scene: Scen
     assert schemas(scene) == []
 
 
-def test_an_example_of_its_help_can_be_run(cli: CommandLine) -> None:
-    help_ = cli("bench", "--help")
-    (example,) = [
-        line.split() for line in help_.out.splitlines() if "--events 20000" in line and "pipeline bench" in line
-    ]
-    assert cli(*example[1:3], "200", *example[4:], "--rounds", "1").code == 0
+def test_the_example_of_its_help_and_of_its_document_prints_a_line_for_every_measurement(cli: CommandLine) -> None:
+    texts = (cli("bench", "--help").out, DOCUMENT.read_text("utf-8"))
+    (example,) = {line.strip(" $") for text in texts for line in text.splitlines() if "pipeline bench --events" in line}
+    program, *words = example.replace("20000", "200").split()
+    ended = cli(*words, "--rounds", "1")
+    assert (program, ended.code) == ("pipeline", 0)
+    assert {row["measured"] for row in ended.rows} > {"write", "drain: log"}

@@ -72,7 +72,7 @@ def test_the_witness_of_a_load_tells_what_was_written() -> None:
     assert counters.total([(1, 1), (1, 1)]) == 2
     assert upserts.total([(1, 10), (2, 20)]) == 30
     assert log.total([("a", "b", None)] * 3) == 3
-    assert all(value != new for (_, value), (_, new) in zip(upserts.stored([(1, 0), (2, 1)]), [(1, 0)], strict=True))
+    assert all(value != new for (_, value), (_, new) in zip(upserts.before([(1, 0), (2, 1)]), [(1, 0)], strict=True))
 
 
 # --- medians
