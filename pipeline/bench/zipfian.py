@@ -20,4 +20,4 @@ class Zipfian:
 
     def rank(self, draw: float) -> int:
         """The item for a draw that is uniform in [0, 1)."""
-        return bisect_right(self._sums, draw * self._sums[-1], hi=len(self._sums) - 1)
+        return bisect_right(self._sums, draw * self._sums[-1])

@@ -26,7 +26,7 @@ __all__ = ["bench"]
 @click.command(cls=Command, examples=("pipeline bench --events 20000 --yes", "pipeline bench --rounds 5 --yes --json"))
 @click.option(
     "--events",
-    type=click.IntRange(1, 1_000_000),
+    type=click.IntRange(100, 1_000_000),
     default=Sizes().events,
     show_default=True,
     help="Events that are written and flushed in each round, of each kind of load.",
@@ -98,10 +98,8 @@ def _ended_once() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def _row(name: str, measured: Measured) -> list[str | float | None]:

@@ -1,6 +1,7 @@
 """``pipeline bench`` against real servers: it measures, and leaves nothing behind."""
 
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -71,7 +72,9 @@ def test_ctrl_c_leaves_nothing_behind(cli: CommandLine, scene: Scene, moment: st
     before = keys(scene)
     with cli.started("bench", "--events", "20000", "--rounds", "50", "--yes") as process:
         eventually(lambda: bool(schemas(scene)) if moment == "the schema is made" else len(keys(scene)) > 100, moment)
-        process.send_signal(signal.SIGINT)
+        while process.poll() is None:  # impatient
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
         _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors.strip()) == (1, "pipeline: stopped")
     assert (keys(scene), scene.sql(LEDGERS), schemas(scene)) == (before, [], [])

@@ -88,7 +88,7 @@ def test_a_measurement_is_the_median_of_its_rounds() -> None:
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
-    assert ratio(measured(2.0, 40.0, 6.0), measured(1.0, 10.0, 2.0)) == (3.0, 2.0, 4.0)
+    assert ratio(measured(2.0, 40.0, 60.0), measured(1.0, 10.0, 2.0)) == (4.0, 2.0, 30.0)
 
 
 def test_measurements_take_turns() -> None:
