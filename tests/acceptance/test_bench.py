@@ -21,6 +21,7 @@ SECONDS = 110.0
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_one_run_judges_every_goal_and_draws_it(tmp_path: Path) -> None:
     svg = tmp_path / "bars.svg"
     done = subprocess.run(
