@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.change import Change, Event, seal
-from pipeline.core.codec import OPEN_END, Envelope, Malformed, accepted_ms, decode, malformed_kwargs
+from pipeline.core.codec import OPEN_END, Envelope, Malformed, accepted_ms, accepted_seq, decode, malformed_kwargs
 from tests.unit.messages import QUEUE, TASK, message
 from tests.unit.strategies import changes
 
@@ -83,7 +83,7 @@ def test_what_is_no_celery_message_has_a_reason_and_no_id(raw: bytes) -> None:
     found = malformed(raw)
     assert found.id is None
     assert "not a Celery message" in found.reason or "nested too deeply" in found.reason
-    assert accepted_ms(raw) is None
+    assert (accepted_ms(raw), accepted_seq(raw)) == (None, None)
 
 
 @pytest.mark.parametrize(
