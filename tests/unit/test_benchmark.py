@@ -13,9 +13,11 @@ from pipeline.bench.clock import Measured, Sample, ratio, side_by_side, take_tur
 from pipeline.bench.workload import WORKLOADS, Workload, change
 from pipeline.bench.zipfian import THETA, Zipfian
 from scripts.benchmark import documents
-from scripts.benchmark.goals import GOALS, TOLERANCE, Goal, judge, of_ratios
+from scripts.benchmark.flat import Drain, Folding, Poison, Script
+from scripts.benchmark.goals import GOALS, TOLERANCE, Goal, judge, of_flat, of_latency, of_ratios
+from scripts.benchmark.latency import Latency
 from scripts.benchmark.picture import FULL, Bar, Panel, draw
-from scripts.benchmark.report import tables
+from scripts.benchmark.report import Table, markdown, tables
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -157,7 +159,41 @@ def test_goals_are_judged_by_ratios_of_the_run() -> None:
     assert (lines["batches"].value, lines["batches"].why) == (None, "no network")
 
 
+def test_the_latency_is_judged_at_a_thousand_events_a_second_and_beyond_the_flush_interval() -> None:
+    found = [Latency(rate, 1, 1, 1.0, 0.5, p99, 9.0) for rate, p99 in ((100.0, 9.0), (1000.0, 2.2), (None, 9.0))]
+    line = of_latency(found, flush_interval_seconds=2.0)["latency"]
+    assert line.value == pytest.approx(200.0)
+    assert line.ok
+
+
+def test_what_must_stay_flat_is_the_largest_backlog_against_the_smallest() -> None:
+    small = Drain(10, 900.0, 1.0, 2.0, 1.0, 60_000_000, 70_000_000, Script("claim", 1, 0.004, 0.1))
+    large = Drain(1000, 800.0, 1.0, 3.0, 1.0, 60_000_000, 90_000_000, Script("claim", 1, 0.002, 0.1))
+    lines = of_flat([small, large], Folding(100, 10, 20), Poison(3000, 1, 1, 18))
+    assert {name: line.value for name, line in lines.items()} == {
+        "cost": 1.5, "memory": 90.0, "bytes": 900.0, "rows": 0.2, "savepoints": 18, "transactions": 1, "script": 4.0,
+    }  # fmt: skip
+    assert [name for name, line in lines.items() if not line.ok] == ["cost"]
+    assert lines["cost"].why == "1,000 against 10"
+
+
+def test_every_goal_is_judged_by_one_part_of_a_run() -> None:
+    kept = documents.read(documents.RUN)
+    assert [line.name for line in kept.lines] == [goal.name for goal in GOALS.values()]
+
+
 # --- pictures and documents
+
+
+def test_an_event_keeps_as_many_cores_busy_at_a_million_a_second_as_it_takes_microseconds() -> None:
+    (scale,) = [table for table in tables(documents.read(documents.RUN)) if table.name == "scale"]
+    assert len(scale.rows) == 5
+    for _, microseconds, cores in scale.rows:
+        assert float(cores) == pytest.approx(float(microseconds), abs=0.56)  # both are rounded
+
+
+def test_a_table_in_a_document_has_a_rule_and_numbers_flush_right() -> None:
+    assert markdown(Table("n", "t", ("", "µs"), [("a", "1")])) == "|  | µs |\n| --- | ---: |\n| a | 1 |"
 
 
 @given(st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=8))
