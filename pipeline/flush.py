@@ -361,8 +361,7 @@ class Flusher:
 
 def _was_all(claim: Claimed) -> bool:
     """Whether nothing was pending behind the batch when it was claimed."""
-    seq = accepted_seq(claim.messages[-1])
-    return seq is not None and seq >= claim.accepted
+    return accepted_seq(claim.messages[-1]) == claim.accepted
 
 
 def _kind(meaning: Meaning, contact: Contact) -> FailureKind:
