@@ -7,6 +7,7 @@ import logging
 import click
 
 from pipeline.cli.barrier import barrier
+from pipeline.cli.benchmark import bench
 from pipeline.cli.dead_letters import dead_letters
 from pipeline.cli.doctor import doctor
 from pipeline.cli.flushing import flush
@@ -42,5 +43,5 @@ def program(*, verbose: bool) -> None:
         logging.getLogger("pipeline").setLevel(logging.INFO)
 
 
-for command in (migrate, status, doctor, metrics, flush, barrier, reconcile, dead_letters):
+for command in (migrate, status, doctor, metrics, flush, barrier, reconcile, bench, dead_letters):
     program.add_command(command)

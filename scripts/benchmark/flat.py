@@ -12,20 +12,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from hashlib import sha1
 from importlib.resources import files
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+import msgspec
 import psycopg
 import redis
 
 from pipeline import Change, Pipeline
+from pipeline.bench.zipfian import Zipfian
 from pipeline.contrib.embedded import Servers
 from pipeline.flush import FlushReport
 
-__all__ = ["BACKLOGS", "Drain", "Folding", "Poison", "Script", "flat", "folding", "poison"]
+__all__ = ["BACKLOGS", "FOLDED", "POISONED", "Drain", "Folding", "Poison", "Script", "flat", "folding", "poison"]
 
 BACKLOGS: Final = (10_000, 100_000, 1_000_000)
+
+FOLDED: Final = (100_000, 10_000)
+"""Updates, and the rows that they are of."""
+
+POISONED: Final = 3000
+"""Events in a batch, one of which is wrong."""
 
 ROOT: Final = Path(__file__).parents[2]
 SCHEMA: Final = """
@@ -37,10 +44,9 @@ MAX_PENDING: Final = 10_000_000  # no shard may be full
 SLOWER_THAN_MICROSECONDS: Final = 200
 SLOWLOG_LENGTH: Final = 100_000
 SHA: Final = 40  # hexadecimal digits
-THETA: Final = 0.99
 
 
-class Script(NamedTuple):
+class Script(msgspec.Struct, frozen=True):
     """A script in Redis that was called ``calls`` times for a fifth of a millisecond or more.
 
     ``seconds`` is what nine in ten of these calls took at most, ``longest`` includes those in which another process had
@@ -53,7 +59,7 @@ class Script(NamedTuple):
     longest: float
 
 
-class Drain(NamedTuple):
+class Drain(msgspec.Struct, frozen=True):
     """A backlog of events that each change a row of their own, drained by one process. Memory is in bytes.
 
     ``redis_bytes`` are for one pending event, with its overlay; ``seconds`` and ``cpu_seconds`` of the process, too.
@@ -69,7 +75,7 @@ class Drain(NamedTuple):
     slowest: Script
 
 
-class Folding(NamedTuple):
+class Folding(msgspec.Struct, frozen=True):
     """Updates of popular rows, and how many rows were written for them."""
 
     events: int
@@ -82,7 +88,7 @@ class Folding(NamedTuple):
         return self.rows / self.events
 
 
-class Poison(NamedTuple):
+class Poison(msgspec.Struct, frozen=True):
     """What one event that cannot be applied costs its batch: transactions of the whole, and savepoints more."""
 
     events: int
@@ -103,17 +109,19 @@ def flat(backlogs: Sequence[int], say: Callable[[str], None]) -> list[Drain]:
         return found
 
 
-def folding(events: int, keys: int) -> Folding:
+def folding(events: int, keys: int, say: Callable[[str], None]) -> Folding:
     """YCSB-A's updates: ``keys`` rows, some of them much more popular than others, as many updates as ``events``."""
+    say(f"{events:,} updates of {keys:,} rows")
     chance = random.Random(1)  # noqa: S311 - no secret
-    weights = list(accumulate(rank**-THETA for rank in range(1, keys + 1)))
+    ranks = Zipfian(keys)
     with _bench() as bench:
-        bench.write(chance.choices(range(keys), cum_weights=weights, k=events))
+        bench.write([ranks.rank(chance.random()) for _ in range(events)])
         return Folding(events, keys, bench.drain()["rows"])
 
 
-def poison(events: int) -> Poison:
+def poison(events: int, say: Callable[[str], None]) -> Poison:
     """One batch of ``events``, of which one breaks a constraint, beside one without it."""
+    say(f"one poison event in {events:,}")
     with _bench(shards=1, batch_size=events) as bench:
         healthy = _flushed(bench, [1] * events)
         ill = _flushed(bench, [*[1] * (events // 3), -1, *[1] * (events - events // 3 - 1)])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+import msgspec
 import psycopg
 
 from pipeline import Change, Pipeline
@@ -41,7 +42,7 @@ MAX_PENDING: Final = 50_000
 WAIT_SECONDS: Final = 120.0
 
 
-class Latency(NamedTuple):
+class Latency(msgspec.Struct, frozen=True):
     """A run at one load: ``asked`` and ``per_second`` are events accepted per second, the others seconds."""
 
     asked: float | None

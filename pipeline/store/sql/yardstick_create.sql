@@ -1,0 +1,2 @@
+-- The schema in which writing without a pipeline is measured.
+CREATE SCHEMA pipeline_bench

@@ -1,0 +1,2 @@
+-- Remove everything that was measured on.
+DROP SCHEMA IF EXISTS pipeline_bench CASCADE
