@@ -64,8 +64,8 @@ class Drains:
             "ours",
             workload,
             len(rows),
-            lambda: self._release(self._keys.ingress),
-            lambda: self._queued(self._keys.ingress) or self._pending(),
+            lambda: self._release(self._keys.ingress[0]),
+            lambda: self._queued(*self._keys.ingress, self._keys.ingress_batch) or self._pending(),
         )
         self._bench.check(workload, rows)
         return sample
@@ -106,15 +106,12 @@ class Drains:
     def _release(self, queue: str) -> None:
         self._redis.rename(self.waiting, queue)
 
-    def _queued(self, queue: str) -> bool:
-        return bool(self._redis.llen(queue) or self._redis.hlen(UNACKED))
+    def _queued(self, *queues: str) -> bool:
+        return bool(self._redis.exists(*queues, UNACKED))
 
     def _pending(self) -> bool:
-        pipe = self._redis.pipeline(transaction=True)
-        for names in self._keys.shards:
-            pipe.llen(names.events)
-            pipe.llen(names.batch)
-        return any(pipe.execute())
+        lists = [key for names in self._keys.shards for key in (names.events, names.batch, names.waiting)]
+        return bool(self._redis.exists(*lists))
 
     def _timed(
         self, kind: str, workload: Workload, events: int, release: Callable[[], None], busy: Callable[[], bool]
