@@ -31,22 +31,32 @@ async def isolate(
     With one bad event among n: at most ``2 * ceil(log2(n)) + 2`` attempts.
     """
     bad: list[tuple[E, F]] = []
-
-    async def settle(part: Sequence[E], *, known_bad: bool) -> bool:
-        """Apply ``part``; whether it was good as a whole."""
-        if not known_bad and await attempt(part) is None:
-            return True
-        if len(part) == 1:
-            finding = await attempt_alone(part[0])
-            if finding is None:
-                return True
-            bad.append((part[0], finding))
-            return False
-        middle = len(part) // 2
-        first_was_good = await settle(part[:middle], known_bad=False)
-        await settle(part[middle:], known_bad=first_was_good)
-        return False
-
     if events:
-        await settle(events, known_bad=False)
+        await _settle(events, attempt, attempt_alone, bad, known_bad=False)
     return bad
+
+
+async def _settle(
+    part: Sequence[E],
+    attempt: Callable[[Sequence[E]], Awaitable[F | None]],
+    attempt_alone: Callable[[E], Awaitable[F | None]],
+    bad: list[tuple[E, F]],
+    *,
+    known_bad: bool,
+) -> bool:
+    """Apply ``part`` and add to ``bad``; whether it was good as a whole.
+
+    No function within `isolate`: that would refer to itself, and keep every batch in memory until the collector comes.
+    """
+    if not known_bad and await attempt(part) is None:
+        return True
+    if len(part) == 1:
+        finding = await attempt_alone(part[0])
+        if finding is None:
+            return True
+        bad.append((part[0], finding))
+        return False
+    middle = len(part) // 2
+    first_was_good = await _settle(part[:middle], attempt, attempt_alone, bad, known_bad=False)
+    await _settle(part[middle:], attempt, attempt_alone, bad, known_bad=first_was_good)
+    return False

@@ -105,6 +105,23 @@ def test_an_empty_batch_is_not_even_tried() -> None:
     assert store.attempts == 0
 
 
+class Part(list[Event]):
+    """A list that can be watched."""
+
+
+def test_a_batch_that_is_done_does_not_stay_in_memory_until_the_collector_comes() -> None:
+    store = Store({3})
+    batch = Part(events(8))
+    watched = weakref.ref(batch)
+    gc.disable()
+    try:
+        assert store.isolate(batch) == [("3", "3 is bad")]
+        del batch
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("pair", list(combinations(range(8), 2)))
 def test_events_that_fail_only_together_are_not_buried(pair: tuple[int, int]) -> None:
     store = Store(set(), [frozenset(pair)])
