@@ -1,6 +1,8 @@
 """Bisection finds the bad events of a batch, and only those, and applies all the others in order."""
 
+import gc
 import math
+import weakref
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -105,18 +107,13 @@ def test_an_empty_batch_is_not_even_tried() -> None:
     assert store.attempts == 0
 
 
-class Part(list[Event]):
-    """A list that can be watched."""
-
-
-def test_a_batch_that_is_done_does_not_stay_in_memory_until_the_collector_comes() -> None:
+def test_who_has_applied_a_batch_does_not_stay_in_memory_until_the_collector_comes() -> None:
     store = Store({3})
-    batch = Part(events(8))
-    watched = weakref.ref(batch)
+    watched = weakref.ref(store)
     gc.disable()
     try:
-        assert store.isolate(batch) == [("3", "3 is bad")]
-        del batch
+        assert store.isolate(events(8)) == [("3", "3 is bad")]
+        del store
         assert watched() is None
     finally:
         gc.enable()
