@@ -28,6 +28,9 @@ SETTINGS: Final[Mapping[str, str]] = {"track_commit_timestamp": "on"}
 
 POLL_SECONDS: Final = 0.02
 LONGEST_SECONDS: Final = 600.0
+INGRESS_TIMES: Final = 10
+"""So many times more messages are taken in bulk than tasks are run one by one, so that both take about a second."""
+
 UNACKED: Final = "unacked"
 LAST_COMMIT: Final = "SELECT extract(epoch FROM max(pg_xact_commit_timestamp(xmin)))::float8 FROM {}"
 
@@ -57,7 +60,7 @@ class Drains:
 
     def ingress(self, workload: Workload) -> Sample:
         """One message of ``apply_event.delay``: from the ingress queue to its shard, and to the commit."""
-        rows = self._bench.begin(workload, self._count)
+        rows = self._bench.begin(workload, INGRESS_TIMES * self._count)
         task = f"{self._bench.config.namespace}.apply_event"
         self._publish(task, [((), _arguments(change(workload, row))) for row in rows])
         sample = self._timed(
