@@ -68,7 +68,10 @@ class Operations:
         return Flusher(self._buffer, store, self.config, time.monotonic, random.random, probe=self._probe)
 
     def flush_shard(self, shard: int, *, slice_seconds: float | None = None) -> FlushReport:
-        """Flush one shard until it is empty, fails, or its time slice (default: the configured one) is over.
+        """Flush one shard until nothing that was accepted before is pending, it fails, or its time slice is over.
+
+        The slice is the configured one unless ``slice_seconds`` says otherwise. A few events that are accepted
+        meanwhile are left to the next flush.
 
         Raises:
             BufferUnavailable: Redis could not be reached.

@@ -13,13 +13,13 @@ __all__ = ["End", "FlushReport", "ended"]
 class End(StrEnum):
     """Why a flush of a shard ended."""
 
-    EMPTY = "empty"  # nothing is pending
+    EMPTY = "empty"  # nothing was pending, or only a little that was accepted meanwhile
     SLICE = "slice"  # its time was over; there may be more
     BUSY = "busy"  # another flusher is at work
     WAITING = "waiting"  # events are missing in the queue, and those behind them wait for a while
     RESTING = "resting"  # the frozen batch failed before and is not due yet
     FAILED = "failed"  # the batch could not be applied now and rests
-    PAUSED = "paused"  # nothing else is pending, but events are set aside until their table can be written
+    PAUSED = "paused"  # the same, but events are set aside until their table can be written
 
 
 _WHY: Final = {

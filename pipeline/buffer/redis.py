@@ -91,6 +91,7 @@ class RedisBuffer:
             case [b"batch", batch_id, seq, begun, failures, tries, paused, held, settled, accepted, source]:
                 messages = self._messages(names, batch_id)
                 if messages is None:
+                    self.release(shard, owner)  # or nobody could work on that other batch until the lease is over
                     return Busy()
                 return Claimed(
                     shard=shard,

@@ -4,7 +4,8 @@ The buffer keeps two sums for each shard: the events that were settled, and the 
 be settled. Both forget: what happened t seconds ago counts e^(-t/τ), τ = `TAU_SECONDS`. An acknowledged batch counts as
 spread evenly over the time since the one before it (or since it was frozen, if nothing had been pending), so the
 quotient is right for batches that take much longer than τ as well as for very short ones, and the second sum never
-exceeds τ. Idle time is in neither: a shard that is emptied in no time every second is a fast one.
+exceeds τ. Idle time is in neither, nor the time in which a few events wait for the next flush: a shard that is emptied
+in no time every second is a fast one.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import redis
 
 from pipeline.core.drain import LATELY_SECONDS
 from pipeline.errors import PipelineFull
-from pipeline.ports import Buffer
+from pipeline.ports import Buffer, Empty
 from tests.conformance.conftest import MakeBuffer
 from tests.conformance.lane import accept, acknowledge, claimed, encoded
 
@@ -66,6 +66,18 @@ def test_an_idle_shard_does_not_become_a_slow_one(make_buffer: MakeBuffer, clien
     for _ in range(2):
         accept(buffer, "abcdefghij")
         drain(buffer, client, 10)
+        let_pass(client, 100)
+    assert (per_second(buffer) or 0) >= SLOW
+
+
+def test_the_time_in_which_a_few_events_are_left_to_the_next_flush_is_idle(
+    make_buffer: MakeBuffer, client: Any
+) -> None:
+    buffer = make_buffer(batch_size=10)
+    for _ in range(2):
+        accept(buffer, "abcdefghijkl")
+        drain(buffer, client, 10)
+        assert buffer.claim(0, "me", least=5) == Empty()
         let_pass(client, 100)
     assert (per_second(buffer) or 0) >= SLOW
 

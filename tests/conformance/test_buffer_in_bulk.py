@@ -67,10 +67,11 @@ def test_batches_hold_what_fits_however_that_is_found_out(
     assert buffer.claim(0, "me") == Empty()
 
 
-def test_who_may_not_ask_for_memory_takes_the_same_batches(
-    make_buffer: MakeBuffer, redis_url: str, client: Any
+@pytest.mark.parametrize("command", ["memory", "sort"])
+def test_who_may_not_call_what_makes_it_quick_takes_the_same_batches(
+    make_buffer: MakeBuffer, redis_url: str, client: Any, command: str
 ) -> None:
-    client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-memory"])
+    client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=[f"-{command}"])
     place = urlsplit(redis_url)
     accept(make_buffer(), "abcde")
     size = len(client.lindex("pipeline.events.{0}", 0))
@@ -97,13 +98,28 @@ class Overtaken(WholeBuffer):
         return super()._messages(names, batch_id)
 
 
+def test_who_may_not_sort_copies_a_large_batch_in_its_order(
+    make_buffer: MakeBuffer, redis_url: str, client: Any
+) -> None:
+    client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-sort"])
+    place = urlsplit(redis_url)
+    names = [str(number) for number in range(1300)]
+    accept(make_buffer(), names)
+    limited = Config(redis_url=f"redis://limited:any@{place.hostname}:{place.port}/0", shards=1, batch_size=1234)
+    try:
+        with closing(WholeBuffer(limited)) as buffer:
+            assert names_of(claimed(buffer)) == names[:1234]
+    finally:
+        client.acl_deluser("limited")
+
+
 def test_a_batch_that_is_halved_while_it_is_claimed_is_not_mistaken_for_its_half(
     make_buffer: MakeBuffer, redis_url: str
 ) -> None:
     accept(make_buffer(), "abcd")
     with closing(Overtaken(Config(redis_url=redis_url, shards=1))) as overtaken:
         assert overtaken.claim(0, "me") == Busy()
-    assert names_of(claimed(make_buffer())) == ["a", "b"]
+    assert names_of(claimed(make_buffer(), "you")) == ["a", "b"]
 
 
 # --- given back -------------------------------------------------------------------------------------------------------
