@@ -1,8 +1,8 @@
 """The key space in Redis. This module spells every key; the scripts get all of theirs through KEYS.
 
 ``{n}`` is the number of the shard in braces, which makes it the hash tag of Redis Cluster: all keys of a shard live in
-one slot. (The write script also takes the control queue, and those of the ingress
-take its lists beside keys of shards, which are not in that slot: a cluster will need another way for both.)
+one slot. (The write script also takes the control queue, and those of the ingress take its lists beside keys of
+shards, which are not in that slot: a cluster will need another way for both.)
 
 =====================================  ======  =========================================================================
 key                                    type    what it holds
