@@ -102,7 +102,7 @@ class Flusher:
         self._paused = PausedTables(buffer, store, config, draw, probe=probe)
 
     def flush_shard(self, shard: int, owner: str, slice_seconds: float | None = None) -> FlushReport:
-        """Work on ``shard`` in the name of ``owner`` until all that was there is written, it fails, or its time is over.
+        """Work on ``shard`` in the name of ``owner`` until all that was there is written, it fails, or time is over.
 
         The slice is the configured one unless ``slice_seconds`` says otherwise. What is accepted meanwhile is left to
         the next flush if it is little: under a steady load there is always some, and ever smaller batches of this
