@@ -87,8 +87,8 @@ class RedisArrivals:
         names = self._keys
         origin = names.others if arrivals.source is None else names.shards[arrivals.source].waiting
         keys = [names.ingress_batch, names.ingress_state, names.ingress_full, names.others, origin]
-        args: list[Any] = [arrivals.batch, arrivals.dropped, len(arrivals.messages), _text(arrivals.source)]
-        args += (len(for_celery), *for_celery, len(waiting))
+        args: list[Any] = [arrivals.batch, arrivals.dropped, len(arrivals.messages), int(arrivals.suspect)]
+        args += (_text(arrivals.source), len(for_celery), *for_celery, len(waiting))
         for shard, messages in waiting.items():
             keys.append(names.shards[shard].waiting)
             args += (shard, len(messages), *messages)
