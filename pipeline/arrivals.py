@@ -17,7 +17,8 @@ class Arrivals(msgspec.Struct, frozen=True):
 
     ``source`` is the shard for whose room they have waited; ``None``: they come from the ingress queue itself.
     ``waiting`` are the shards for which older messages wait. ``suspect``: this is a single message, and those who took
-    it before, alone or with others, were not heard of again.
+    it before, alone or with others, were not heard of again. ``life`` is that of the server when they were taken; in
+    another one it may have forgotten what became of them since. ``""``: it does not say.
     """
 
     batch: str
@@ -25,6 +26,7 @@ class Arrivals(msgspec.Struct, frozen=True):
     source: int | None
     waiting: frozenset[int]
     suspect: bool
+    life: str
     messages: Sequence[bytes]
 
 
@@ -49,7 +51,8 @@ class ArrivalQueue(Protocol):
     ) -> bool:
         """Drop ``arrivals``; of them, messages ``for_celery`` go to its workers, those ``waiting`` wait for a shard.
 
-        ``False``: somebody else was here meanwhile, and nothing was done.
+        ``False``: nothing was done, since somebody else was here meanwhile, or the server has another life than that of
+        ``arrivals`` and may have forgotten where they were put. Who takes them next repeats it.
         """
         ...
 

@@ -38,6 +38,9 @@ _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}\Z")]
 
 PREFIX: Final = "PIPELINE_"
 
+_LEASES: Final = 3
+"""One lease until somebody may follow a killed worker, and two for whoever follows to be killed or to be late."""
+
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of a pipeline; the environment variable of each is its ``PIPELINE_…`` name in brackets.
@@ -64,7 +67,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         full_timeout_seconds: how long a write waits for room [FULL_TIMEOUT].
         max_event_bytes: most bytes of one event's message [MAX_EVENT_BYTES].
         cache_ttl_seconds: how long a clean cached row lives [CACHE_TTL].
-        dedupe_window_seconds: how long an ``event_id`` is remembered [DEDUPE_WINDOW].
+        dedupe_window_seconds: how long an ``event_id`` is remembered [DEDUPE_WINDOW]; at least three leases where the
+            flush takes the ingress queue, or what a killed worker has accepted would be accepted again by the next one.
         durability: what a write waits for if it does not say: ``"memory"``, ``"disk"`` or ``"replica"`` [DURABILITY].
         durability_timeout_seconds: how long a write waits for ``"disk"`` or ``"replica"`` [DURABILITY_TIMEOUT].
         lease_seconds: how long a flusher may work on one batch before another one may look at its shard [LEASE].
@@ -91,7 +95,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch_size: _Positive = 5000
     commit_target_seconds: _Seconds = 1.0
     batch_bytes: _Positive = 32 * 1024 * 1024
-    ingress_batch: Annotated[int, msgspec.Meta(ge=0)] = 1000
+    ingress_batch: Annotated[int, msgspec.Meta(ge=0, le=_MOST)] = 1000
     max_pending: _Positive = 1_000_000
     when_full: WhenFull = "raise"
     full_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 30.0
@@ -124,6 +128,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.max_pending < self.shards:
             raise InvalidSetting(
                 f"{PREFIX}MAX_PENDING", f"{self.max_pending} is less than the number of shards ({self.shards})"
+            )
+        if self.ingress_batch and self.shares_broker and self.dedupe_window_seconds < _LEASES * self.lease_seconds:
+            raise InvalidSetting(
+                f"{PREFIX}DEDUPE_WINDOW",
+                f"{self.dedupe_window_seconds:g} s is less than {_LEASES} times {PREFIX}LEASE "
+                f"({self.lease_seconds:g} s): what a killed worker has taken from Celery could be accepted twice",
             )
         for field in _LISTS:
             for table in getattr(self, field):

@@ -121,7 +121,7 @@ class BulkIngress:
         refused_by = await self._write(lanes)
         full |= refused_by
         if not await self._queue.settle(arrivals, for_celery, full):
-            log.warning("messages of the ingress queue were taken by somebody else, too; each is accepted once")
+            log.warning("messages of the ingress queue are taken again: somebody else was there, or Redis restarted")
         self._probe(Step.PLACED)
         waiting = sum(map(len, full.values()))
         return Taken(accepted - sum(map(len, refused_by.values())), refused, len(for_celery), waiting)

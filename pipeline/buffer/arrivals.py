@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from pipeline.arrivals import Arrivals, Nothing
 from pipeline.buffer.connection import translated
 from pipeline.buffer.keys import Keys
 from pipeline.buffer.topology import Topology
-from pipeline.buffer.wire import Source, Wire, sound, source
+from pipeline.buffer.wire import Line, Source, Wire, sound, source
 from pipeline.config import Config
 from pipeline.core.claim import Busy
 from pipeline.errors import BufferUnavailable
@@ -59,7 +60,9 @@ class RedisArrivals:
             keys += (names.events, names.batch, names.parked, names.resumed, names.waiting)
             most = _WAITED
         args = [owner, self._lease_ms, most, _BYTES, str(uuid.uuid4()), _text(shard), self._per_shard, _DEATHS]
-        match reply := await self._call(self._take, keys, args):
+        async with self._line() as line:
+            reply, life = await _answer(line, self._take, keys, args), line.life
+        match reply:
             case [b"busy"]:
                 return Busy()
             case [b"empty", shards]:
@@ -71,6 +74,7 @@ class RedisArrivals:
                     source=int(origin) if origin else None,
                     waiting=frozenset(map(int, shards)),
                     suspect=suspect == 1,
+                    life=life,
                     messages=messages,
                 )
             case _:
@@ -83,22 +87,31 @@ class RedisArrivals:
         names = self._keys
         origin = names.others if arrivals.source is None else names.shards[arrivals.source].waiting
         keys = [names.ingress_batch, names.ingress_state, names.ingress_full, names.others, origin]
-        args: list[Any] = [arrivals.batch, arrivals.dropped, len(arrivals.messages), _text(arrivals.source)]
-        args += (len(for_celery), *for_celery, len(waiting))
+        args: list[Any] = [arrivals.batch, arrivals.dropped, len(arrivals.messages), int(arrivals.suspect)]
+        args += (_text(arrivals.source), len(for_celery), *for_celery, len(waiting))
         for shard, messages in waiting.items():
             keys.append(names.shards[shard].waiting)
             args += (shard, len(messages), *messages)
-        return bool(await self._call(self._settle, keys, args))
+        async with self._line() as line:
+            if line.life != arrivals.life:  # what they became may be lost, and they are nowhere else
+                return False
+            return bool(await _answer(line, self._settle, keys, args))
 
     async def leave(self, owner: str) -> None:
         """See `pipeline.arrivals.ArrivalQueue.leave`."""
-        await self._call(self._leave, [self._keys.ingress_state, self._keys.ingress_lease], [owner])
+        async with self._line() as line:
+            await _answer(line, self._leave, [self._keys.ingress_state, self._keys.ingress_lease], [owner])
 
-    async def _call(self, script: Source, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    @asynccontextmanager
+    async def _line(self) -> AsyncIterator[Line]:
         with translated():
             async with self._wire.line() as line:
                 await self._topology.check(line)
-                return sound(await line.call(script, [(keys, args)]))[0]
+                yield line
+
+
+async def _answer(line: Line, script: Source, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    return sound(await line.call(script, [(keys, args)]))[0]
 
 
 def _text(shard: int | None) -> str:

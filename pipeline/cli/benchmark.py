@@ -98,8 +98,11 @@ def _ended_once() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, handle)
-    yield
-    signal.signal(signal.SIGINT, before)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is handle:  # else it was interrupted, and ends
+            signal.signal(signal.SIGINT, before)
 
 
 def _row(name: str, measured: Measured) -> list[str | float | None]:

@@ -208,7 +208,10 @@ def _register_flush(app: Celery, pipeline: Pipeline) -> None:
     @app.task(name=f"{namespace}.flush", **options)
     def flush() -> list[int]:
         """Take what has arrived; flush every shard that has something to do: the last one here, others by tasks."""
-        pipeline.take_ingress(read_as_celery)
+        try:
+            pipeline.take_ingress(read_as_celery)
+        except Exception:  # whatever it is, what was accepted is written, and room is made
+            log.exception("the ingress queue cannot be taken now")
         shards = pipeline.shards_to_flush()
         for shard in shards[:-1]:
             flush_shard.delay(shard)

@@ -4,20 +4,22 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from pipeline import Change, Pipeline
 from pipeline.buffer.keys import Keys
 from pipeline.contrib._celery_guard import read_as_celery
+from pipeline.contrib.celery import register
 from pipeline.driving import run
 from pipeline.ingress import Taken
-from pipeline.telemetry import Step
-from tests.faults.mortal import KILLED, in_child
+from pipeline.telemetry import Probe, Step
+from tests.faults.mortal import KILLED, die_at, in_child
 from tests.integration.scene import Scene, dead, drain, eventually
 from tests.unit.broken_messages import raw, stock
 
@@ -238,19 +240,31 @@ def test_a_full_redis_loses_nothing_and_takes_it_when_it_has_room(redis_scene: S
     assert nothing_is_left(redis_scene)
 
 
+@pytest.mark.parametrize("shard", ["99", "none"])
+def test_a_bug_in_taking_the_queue_does_not_stop_the_flush(scene: Scene, shard: str) -> None:
+    scene.sql(SCHEMA)
+    pipeline = scene.pipeline()
+    pipeline.write("page_views", {"page_id": 1}, add={"views": 1})
+    scene.redis.sadd("pipeline.ingress.full", shard)
+    with closing(Celery("shop", broker=scene.redis_url, set_as_current=False)) as app:
+        register(app, pipeline)
+        app.tasks["pipeline.flush"]()
+    assert scene.sql("SELECT views FROM page_views") == [(1,)]
+
+
 # --- several who take
+
+
+def killed(scene: Scene, probe: Probe, **settings: Any) -> None:
+    """Somebody has taken what there was until ``probe`` killed him, and his lease is over."""
+    assert in_child(scene.config(lease_seconds=0.02, **settings), probe, take) == KILLED
+    eventually(lambda: not scene.redis.exists("pipeline.ingress.lease"), "the end of its lease")
 
 
 @contextmanager
 def stopped_at(scene: Scene, step: Step, **settings: Any) -> Iterator[None]:
     """In the block, somebody else has taken what there was, and died at ``step``."""
-
-    def die(taken: Step) -> None:
-        if taken is step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    assert in_child(scene.config(lease_seconds=0.02, **settings), die, take) == KILLED
-    eventually(lambda: not scene.redis.exists("pipeline.ingress.lease"), "the end of its lease")
+    killed(scene, die_at(step), **settings)
     yield
 
 
@@ -307,17 +321,44 @@ def test_a_message_that_ends_whoever_takes_it_is_left_to_celery_and_its_neighbou
         deaths += 1
         eventually(lambda: not redis_scene.redis.exists("pipeline.ingress.lease"), "the end of its lease")
         assert deaths < 10
-    assert deaths <= 7  # log2(41) + 1
+    assert deaths <= 9  # log2(41) + 3
     assert redis_scene.redis.lrange("pipeline.others", 0, -1) == [deadly]
     assert queued(redis_scene) == [f"event-{n}" for n in range(40)]
     assert nothing_is_left(redis_scene)
 
 
+def test_what_comes_after_a_suspect_is_taken_together_and_not_suspected_for_one_kill(redis_scene: Scene) -> None:
+    send(redis_scene, *(event(n) for n in range(30)))
+    while redis_scene.redis.hmget("pipeline.ingress.state", "most", "deaths") != [b"1", b"5"]:
+        killed(redis_scene, die_at(Step.ARRIVED))
+    seen: list[Step] = []
+
+    def die_after_the_suspect(step: Step) -> None:
+        seen.append(step)
+        if step is Step.ARRIVED and Step.PLACED in seen:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    killed(redis_scene, die_after_the_suspect)
+    assert redis_scene.redis.lrange("pipeline.others", 0, -1) == [event(0)]
+    arrived: list[Step] = []
+    with Pipeline(redis_scene.config(), arrived.append) as pipeline:
+        assert take(pipeline) == Taken(accepted=29)
+    assert arrived.count(Step.ARRIVED) == 2
+
+
+def test_deaths_over_what_was_accepted_then_are_no_reason_to_suspect_what_follows(redis_scene: Scene) -> None:
+    send(redis_scene, *(event(n) for n in range(4)))
+    for _ in range(2):
+        killed(redis_scene, die_at(Step.ARRIVED))
+    killed(redis_scene, die_at(Step.ARRIVED, 3))  # it took one at a time, and placed two
+    assert queued(redis_scene) == ["event-0", "event-1"]
+    assert take(redis_scene.pipeline()) == Taken(accepted=2)
+
+
 def test_a_single_event_is_not_suspected_for_two_kills(redis_scene: Scene) -> None:
     send(redis_scene, event(1))
     for step in (Step.ARRIVED, Step.ADMITTED):
-        with stopped_at(redis_scene, step):
-            pass
+        killed(redis_scene, die_at(step))
     assert take(redis_scene.pipeline()) == Taken(accepted=1)
     assert queued(redis_scene) == ["event-1"]
 

@@ -105,7 +105,7 @@ def test_the_receipt_of_a_duplicate_waits_for_the_first_event(pipeline: Pipeline
 
 def test_an_id_that_is_used_again_later_is_another_event(scene: Scene) -> None:
     scene.sql("CREATE TABLE t (id int PRIMARY KEY, n int, word varchar(3))")
-    forgetful = scene.pipeline(dedupe_window_seconds=0.001)
+    forgetful = scene.pipeline(dedupe_window_seconds=0.001, ingress_batch=0)
     first = forgetful.write("t", {"id": 1}, set={"word": "too long"}, event_id="daily")
     drain(forgetful)
     eventually(lambda: not scene.redis.keys("pipeline.seen*"), "the window is over")

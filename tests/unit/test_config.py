@@ -66,6 +66,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("BATCH_SIZE", "0", ">= 1"),
     ("BATCH_BYTES", "0", ">= 1"),
     ("INGRESS_BATCH", "-1", ">= 0"),
+    ("INGRESS_BATCH", str(2**53 + 1), f"<= {2**53}"),
     ("COMMIT_TARGET", "0", "> 0"),
     ("MAX_PENDING", "7", "less than the number of shards (8)"),
     ("MAX_PENDING", str(2**53 + 1), f"<= {2**53}"),
@@ -75,6 +76,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("MAX_EVENT_BYTES", "256k", "Expected `int`"),
     ("CACHE_TTL", "0", "> 0"),
     ("DEDUPE_WINDOW", "0", "> 0"),
+    ("DEDUPE_WINDOW", "29", "29 s is less than 3 times PIPELINE_LEASE (10 s)"),
     ("DURABILITY", "paper", "must be memory or disk or replica, not 'paper'"),
     ("DURABILITY_TIMEOUT", "0", "> 0"),
     ("DURABILITY_TIMEOUT", "100000", "<= 86400"),
@@ -126,6 +128,16 @@ def test_a_config_made_in_code_is_checked_as_well(settings: dict[str, Any], vari
         Config(**settings)
     assert refusal.value.name == variable
     assert SECRET not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"dedupe_window_seconds": 30}, {"ingress_batch": 0}, {"broker_url": "amqp://rabbit"}, {"lease_seconds": 1}],
+)
+def test_ids_may_be_forgotten_soon_where_no_dead_worker_can_have_left_what_it_accepted(
+    settings: dict[str, Any],
+) -> None:
+    Config(**{"dedupe_window_seconds": 3, **settings})
 
 
 @pytest.mark.parametrize("name", ["SHARDS", "MAX_PENDING"])
