@@ -166,7 +166,7 @@ def test_parents_that_are_deleted_and_made_anew_are_still_two_waves() -> None:
 
 
 def calls_of_a_fold(tables: int, rows: int) -> int:
-    """Function calls for parents of so many tables that are deleted and made anew, each with a table that hangs on it."""
+    """Function calls for rows of so many tables that are deleted and made anew; another table references each."""
     parents = [msgspec.structs.replace(PARENT, oid=1000 + number) for number in range(tables)]
     changes = [Change("t", {"id": n}, delete=delete) for n in range(rows) for delete in (True, False)]
     count = 0
