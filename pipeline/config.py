@@ -57,7 +57,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         flush_slice_seconds: how long one flush task works on a shard before it gives way [FLUSH_SLICE].
         batch_size: most events in one transaction [BATCH_SIZE].
         commit_target_seconds: how long a transaction should take at most: batches are smaller, down to a fiftieth of
-            ``batch_size``, where PostgreSQL is slower [COMMIT_TARGET]. See `pipeline.core.pace`.
+            ``batch_size``, where PostgreSQL is slower; up to three times the cost of a commit without any events where
+            that alone is most of it [COMMIT_TARGET]. See `pipeline.core.pace`.
         batch_bytes: most bytes of messages in one transaction [BATCH_BYTES].
         ingress_batch: most messages of the ingress queue that a flush takes at once, when the broker is this Redis;
             0: none, workers take them one by one [INGRESS_BATCH].
@@ -162,7 +163,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def pace(self) -> Pace:
         """What the size of batches follows; never so slowly that one runs into the statement timeout first."""
-        return Pace(self.batch_size, min(self.commit_target_seconds, self.statement_timeout_seconds / 2))
+        longest = self.statement_timeout_seconds / 2
+        return Pace(self.batch_size, min(self.commit_target_seconds, longest), longest)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], prefix: str = PREFIX) -> Self:

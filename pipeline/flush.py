@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
 from pipeline.core.codec import Malformed, accepted_seq, decode
 from pipeline.core.failure import Contact, Meaning
-from pipeline.core.pace import next_size
+from pipeline.core.pace import Size, next_size
 from pipeline.core.retry import delay
 from pipeline.core.turns import displaced_of, first_gap, turns_of
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
@@ -92,7 +92,7 @@ class Flusher:
         self._lease = config.lease_seconds
         self._slice = config.flush_slice_seconds
         self._pace = config.pace
-        self._sizes: dict[int, int] = {}
+        self._sizes: dict[int, Size] = {}
         threshold = config.flush_threshold or config.batch_size
         self._worth = max(1, min(threshold, config.max_pending // config.shards // 2))  # half full: writers may wait
         self._clock = clock
@@ -114,9 +114,9 @@ class Flusher:
         until = self._clock() + (self._slice if slice_seconds is None else slice_seconds)
         report = FlushReport(shard, End.EMPTY)
         resumed: set[str] = set()
-        least = 1
+        worth = 1
         while True:
-            claim = self._buffer.claim(shard, owner, self._size(shard), least)
+            claim = self._buffer.claim(shard, owner, self._size(shard).events, worth)
             match claim:
                 case Empty(paused):
                     if self._paused.probe(shard, paused, resumed):
@@ -131,7 +131,7 @@ class Flusher:
                     self._probe(Step.CLAIMED)
                     batches = report.batches
                     report = self._apply(claim, report)
-                    least = self._worth if report.batches > batches and _was_all(claim) else 1
+                    worth = self._worth if report.batches > batches and _was_all(claim) else 1
                     if report.end is End.EMPTY:
                         self._paused.probe(shard, claim.paused, resumed)
             if report.end is not End.EMPTY:
@@ -244,9 +244,9 @@ class Flusher:
         self._learn(batch.shard, written, self._clock() - started)
         return applied
 
-    def _size(self, shard: int) -> int:
+    def _size(self, shard: int) -> Size:
         """How many events the next batch of ``shard`` may have."""
-        return self._sizes.get(shard, self._pace.most)
+        return self._sizes.get(shard) or Size(self._pace.most)
 
     def _learn(self, shard: int, events: int, seconds: float) -> None:
         self._sizes[shard] = next_size(self._pace, self._size(shard), events, seconds)

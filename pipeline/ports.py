@@ -151,11 +151,11 @@ class Buffer(Protocol):
     """
 
     def claim(
-        self, shard: int, owner: str, most: int | None = None, least: int = 1
+        self, shard: int, owner: str, most: int | None = None, worth: int = 1
     ) -> Claimed | Empty | Busy | Resting:
         """Freeze the ``most`` oldest pending events, or return the frozen batch; takes the lease for ``owner``.
 
-        Never more than the configured batch size, which is the default. Fewer than ``least`` in the queue are left
+        Never more than the configured batch size, which is the default. Fewer than ``worth`` in the queue are left
         there, and the shard counts as empty.
         """
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from hashlib import blake2b
 from typing import Any, Final, Self
 
 import msgspec
@@ -16,7 +17,18 @@ from pipeline.config import Config
 from pipeline.store.yardstick import SCHEMA, Yardstick, chunks
 from pipeline.wiring import Pipeline
 
-__all__ = ["AT_ONCE", "BYTES_PER_EVENT", "COUNTER", "READ_MANY", "Bench", "Sizes", "Wrong", "bench_config", "of"]
+__all__ = [
+    "AT_ONCE",
+    "BYTES_PER_EVENT",
+    "COUNTER",
+    "READ_MANY",
+    "Bench",
+    "InUse",
+    "Sizes",
+    "Wrong",
+    "bench_config",
+    "of",
+]
 
 AT_ONCE: Final = 5000
 """Rows in a transaction, for everybody who writes many."""
@@ -49,6 +61,10 @@ class Wrong(Exception):
     """What was measured did not do its work; so the measurement means nothing."""
 
 
+class InUse(Exception):
+    """There is a pipeline with the name that the one to be measured would have."""
+
+
 def of(what: str, workload: str) -> str:
     """The name of a measurement of a workload."""
     return f"{what}: {workload}"
@@ -56,9 +72,12 @@ def of(what: str, workload: str) -> str:
 
 def bench_config(config: Config, events: int) -> Config:
     """The same servers and settings, in a namespace of its own that nobody flushes by himself."""
+    name, longest = config.namespace, _LONGEST_NAME - len(_SUFFIX)
+    if len(name) > longest:  # others may begin like it
+        name = f"{name[: longest - 9]}-{blake2b(name.encode(), digest_size=4).hexdigest()}"
     return msgspec.structs.replace(
         config,
-        namespace=config.namespace[: _LONGEST_NAME - len(_SUFFIX)] + _SUFFIX,
+        namespace=name + _SUFFIX,
         flush_threshold=0,
         max_pending=max(config.max_pending, 4 * events * config.shards),
         tables=(),
@@ -72,6 +91,7 @@ class Bench:
     Raises (on entering):
         BufferUnavailable, StoreUnavailable, NotMigrated: one side cannot be used.
         StoreError: somebody else measures there.
+        InUse: its namespace is that of a pipeline which is not there to be measured; nothing of that is touched.
     """
 
     def __init__(self, config: Config, sizes: Sizes, workloads: Sequence[Workload] = WORKLOADS) -> None:
@@ -88,10 +108,12 @@ class Bench:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self.pipeline)
-            stack.enter_context(self.database)
             stack.enter_context(self.redis)
+            stack.enter_context(self.database)
+            self._take()
+            stack.callback(self._remove)
+            self._clear()  # what a killed run has left
             self.database.prepare()
-            self.redis.prepare()
             for workload in self.workloads:
                 self.database.create(workload.layout)
             self._stack = stack.pop_all()
@@ -99,6 +121,28 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _take(self) -> None:
+        """Mark the namespace as ours, unless a killed run has done so, or it is somebody else's."""
+        if self.redis.marked():
+            return
+        if self.redis.in_use() or self.database.in_use() or not self.redis.mark():
+            name = self.config.namespace
+            raise InUse(
+                f"there is a pipeline {name} in this Redis or this database, and what is measured here would have its"
+                f" name and would be removed with it; say PIPELINE_NAMESPACE=some-other-name, or, if nobody needs it,"
+                f" delete its keys ({name}.*) and its rows in the schema pipeline"
+            )
+
+    def _clear(self) -> None:
+        try:
+            self.redis.remove()
+        finally:
+            self.database.remove()
+
+    def _remove(self) -> None:
+        self._clear()
+        self.redis.unmark()  # not before all of the rest is gone
 
     def rows(self, workload: Workload, count: int | None = None) -> Sequence[Row]:
         """The rows to write, or the first ``count`` of them."""

@@ -70,7 +70,7 @@ class RedisBuffer:
     # --- flushing
 
     def claim(
-        self, shard: int, owner: str, most: int | None = None, least: int = 1
+        self, shard: int, owner: str, most: int | None = None, worth: int = 1
     ) -> Claimed | Empty | Busy | Resting:
         """See `pipeline.ports.Buffer.claim`."""
         names = self._keys.shards[shard]
@@ -79,7 +79,7 @@ class RedisBuffer:
             names.events, names.batch, names.state, names.lease, names.paused, names.parked, names.resumed, names.held,
         ]  # fmt: skip
         size = min(config.batch_size, most or config.batch_size)
-        args = [owner, round(config.lease_seconds * 1000), size, config.batch_bytes, str(uuid.uuid4()), least]
+        args = [owner, round(config.lease_seconds * 1000), size, config.batch_bytes, str(uuid.uuid4()), worth]
         reply = self._run("claim", keys, args)
         match reply:
             case [b"busy"]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Self, cast
 
 import redis
 
 from pipeline.buffer.connection import translated
+from pipeline.buffer.keys import Keys
 from pipeline.config import Config
 
 __all__ = ["BareRedis"]
@@ -17,40 +18,63 @@ _AT_ONCE: Final = 1000
 
 
 class BareRedis:
-    """redis-py as an application uses it, on keys below ``namespace``; a context manager that removes them all.
+    """redis-py as an application uses it, on keys below ``namespace``; a context manager that closes its connections.
 
-    ``namespace`` is that of a pipeline which is only there to be measured: its keys are removed, too.
+    ``namespace`` is that of a pipeline which is only there to be measured, as a mark in Redis says: `remove` removes
+    its keys, too. The mark is there before anything else is and is removed last, so what has none is somebody else's.
     """
 
     def __init__(self, config: Config) -> None:
         self._client = redis.Redis.from_url(config.redis_url)
         self._prefix = f"{config.namespace}."
-        self._queue = config.namespace
+        self._queues = Keys(config.namespace, 1).ingress
+        self._mark = f"{self._prefix}made-by-pipeline-bench"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._client:
-            self._remove()
+        self._client.close()
 
-    def prepare(self) -> None:
-        """Remove what a killed run has left. Raises `BufferUnavailable`."""
-        self._remove()
-
-    def _remove(self) -> None:
+    def marked(self) -> bool:
+        """Whether what is there was left by a run that was killed. Raises `BufferUnavailable`."""
         with translated():
-            self._client.delete(self._queue)
-            cursor = 0
-            while True:
-                cursor, keys = cast(
-                    "tuple[int, list[bytes]]",
-                    self._client.scan(cursor, match=f"{self._prefix}*", count=_AT_ONCE),
-                )
+            return bool(self._client.exists(self._mark))
+
+    def in_use(self) -> bool:
+        """Whether there is anything, but for the mark. Raises `BufferUnavailable`."""
+        with translated():
+            return any(self._keys())
+
+    def mark(self) -> bool:
+        """Say that the namespace is ours; ``False``: somebody was quicker. Raises `BufferUnavailable`."""
+        with translated():
+            return bool(self._client.set(self._mark, "", nx=True))
+
+    def unmark(self) -> None:
+        """The last thing to do, when nothing is left here and in PostgreSQL. Raises `BufferUnavailable`."""
+        with translated():
+            self._client.delete(self._mark)
+
+    def remove(self) -> None:
+        """Remove everything but the mark. Raises `BufferUnavailable`."""
+        with translated():
+            for keys in self._keys():
                 if keys:
                     self._client.unlink(*keys)
-                if cursor == 0:
-                    return
+
+    def _keys(self) -> Iterator[list[str | bytes]]:
+        """The keys of the namespace, some at a time, maybe none."""
+        yield [queue for queue in self._queues if self._client.exists(queue)]
+        cursor = 0
+        while True:
+            cursor, keys = cast(
+                "tuple[int, list[bytes]]",
+                self._client.scan(cursor, match=f"{self._prefix}*", count=_AT_ONCE),
+            )
+            yield [key for key in keys if key != self._mark.encode()]
+            if cursor == 0:
+                return
 
     def name(self, number: int) -> str:
         """A key for `set`, `put_row` and `row`."""

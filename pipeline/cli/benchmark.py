@@ -13,7 +13,7 @@ import click
 
 from pipeline.bench.clock import Measured, take_turns
 from pipeline.bench.machine import machine
-from pipeline.bench.measures import BYTES_PER_EVENT, Bench, Sizes, Wrong
+from pipeline.bench.measures import BYTES_PER_EVENT, Bench, InUse, Sizes, Wrong
 from pipeline.cli.printing import print_json, print_table, progress, tell
 from pipeline.cli.running import FAILED, OK, Command, open_pipeline
 from pipeline.status import Status
@@ -39,7 +39,8 @@ def bench(*, events: int, rounds: int, yes: bool, as_json: bool) -> int:
 
     What a SET, a write, a read and a flush take here, and the same rows written by upserts, executemany and COPY. It
     works with rows of its own: in Redis in the namespace of the pipeline with "-bench" behind it, in PostgreSQL in the
-    schema pipeline_bench; both are removed in the end, also after Ctrl-C. Needs the right to create a schema.
+    schema pipeline_bench; both are removed in the end, also after Ctrl-C. Where there is a pipeline of that name, it
+    refuses. Needs the right to create a schema.
 
     Servers that are in use become slower meanwhile, and so do their users: it asks first, or wants --yes.
     """
@@ -57,6 +58,9 @@ def bench(*, events: int, rounds: int, yes: bool, as_json: bool) -> int:
             found = _measure(measuring, rounds)
         except Wrong as error:
             tell(f"pipeline: this measures nothing: {error}")
+            return FAILED
+        except InUse as error:
+            tell(f"pipeline: {error}")
             return FAILED
     if as_json:
         print_json({"machine": machine(), "events": events, "measured": _document(found)})

@@ -18,9 +18,8 @@ class PausedTable(msgspec.Struct, frozen=True):
     With a ``column``, only that is missing in the table, and only the events that name it are set aside.
 
     ``error`` says why, ``sample`` is the message that met the trouble (what a probe tries again; a column is looked up
-    instead), ``probes`` counts how
-    often that was in vain; the next probe is due in ``seconds``. ``waits``: nothing is wrong with the table itself, but
-    a row that its events need may be among what is set aside for another one.
+    instead), ``probes`` counts how often that was in vain; the next probe is due in ``seconds``. ``waits``: nothing is
+    wrong with the table itself, but a row that its events need may be among what is set aside for another one.
     """
 
     table: str

@@ -166,10 +166,10 @@ def _overtakes(waves: Sequence[Wave], changes: Sequence[Row]) -> bool:
     cascades = {table.oid: table.cascades for table, change, _ in changes if change.delete and table.cascades}
     disturbed: set[int] = set()
     for wave in waves:
-        if not disturbed.isdisjoint(wave.rows):
+        if not disturbed.isdisjoint(wave.changes):
             return True
-        for oid in cascades.keys() & wave.rows.keys():
-            if any(isinstance(step, Delete) for step in wave.rows[oid].values()):
+        for oid in cascades.keys() & wave.changes.keys():
+            if any(isinstance(row, Change) and row.delete for row in wave.changes[oid].values()):
                 disturbed |= cascades[oid]
     return False
 

@@ -39,7 +39,7 @@ class Layout(NamedTuple):
 
 
 class Yardstick:
-    """One connection, as an application has it; a context manager that leaves nothing behind. Not thread-safe.
+    """One connection, as an application has it; a context manager that closes it. Not thread-safe.
 
     ``namespace``: the pipeline's that is measured beside it, whose ledger is forgotten.
     """
@@ -65,13 +65,7 @@ class Yardstick:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with translated():
-            if self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                # interrupted in the middle of something: what it has locked is in the way of the removal
-                self._connection.close()
-                self._connection = psycopg.connect(self._database_url, autocommit=True)
-            with self._connection:
-                self._remove()
+        self._connection.close()
 
     def _begin(self) -> None:
         with translated():
@@ -83,21 +77,31 @@ class Yardstick:
         if comment == "":
             raise StoreError(f"this database has a schema {SCHEMA} that is not ours to remove")
 
-    def prepare(self) -> None:
-        """Remove what a killed run has left, and make the schema.
+    def in_use(self) -> bool:
+        """Whether anything of the namespace is in the ledger or a dead letter.
 
         Raises:
             NotMigrated: ``pipeline migrate`` has not run.
-            StoreError: we may not make one.
         """
         with translated():
-            self._remove()
+            found = self._connection.execute(statement("yardstick_in_use"), {"namespace": self._namespace}).fetchone()
+        return bool(found and found[0])
+
+    def prepare(self) -> None:
+        """Make the schema. Raises `StoreError`: we may not make one."""
+        with translated():
             self._connection.execute(statement("yardstick_create"))
             self._connection.execute(statement("yardstick_mark"))
 
-    def _remove(self) -> None:
-        self._connection.execute(statement("yardstick_drop"))
-        self._connection.execute(statement("yardstick_forget"), {"namespace": self._namespace})
+    def remove(self) -> None:
+        """Remove the schema, and all of the namespace."""
+        with translated():
+            if self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                # interrupted in the middle of something: what it has locked is in the way of the removal
+                self._connection.close()
+                self._connection = psycopg.connect(self._database_url, autocommit=True)
+            self._connection.execute(statement("yardstick_drop"))
+            self._connection.execute(statement("yardstick_forget"), {"namespace": self._namespace})
 
     def create(self, layout: Layout) -> None:
         """Make the table."""

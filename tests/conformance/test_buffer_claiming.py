@@ -53,7 +53,7 @@ def test_fewer_events_than_are_worth_it_are_left_in_the_queue_and_nobody_is_kept
 ) -> None:
     mine, yours = make_buffer(), make_buffer()
     accept(mine, "ab")
-    assert mine.claim(0, "me", least=3) == Empty()
+    assert mine.claim(0, "me", worth=3) == Empty()
     assert names_of(claimed(yours, "you")) == ["a", "b"]
 
 
@@ -61,9 +61,9 @@ def test_a_frozen_batch_and_what_is_resumed_are_claimed_however_little_they_are(
     buffer = make_buffer()
     accept(buffer, "a")
     frozen = claimed(buffer)
-    assert isinstance(buffer.claim(0, "me", least=3), Claimed)
+    assert isinstance(buffer.claim(0, "me", worth=3), Claimed)
     assert acknowledge(buffer, frozen, aside=["a"], unexplained=True)
-    resumed = buffer.claim(0, "me", least=3)
+    resumed = buffer.claim(0, "me", worth=3)
     assert isinstance(resumed, Claimed)
     assert resumed.resumed
 

@@ -7,12 +7,19 @@ from typing import Any
 import pytest
 import redis
 
+from pipeline.bench.measures import bench_config
+from pipeline.config import Config
 from scripts.benchmark.documents import DOCUMENT
 from tests.integration.command_line import CommandLine
-from tests.integration.scene import Scene, eventually
+from tests.integration.scene import Scene, drain, eventually
 
 QUICK = ("--events", "300", "--rounds", "1")
 LEDGERS = "SELECT DISTINCT namespace FROM pipeline.shard UNION SELECT DISTINCT namespace FROM pipeline.batch"
+
+LETTER = """
+INSERT INTO pipeline.dead_letter (namespace, shard, batch_id, reason, attempts, message)
+VALUES ('pipeline-bench', 0, gen_random_uuid(), 'poison', 1, '{}')
+"""
 
 
 @pytest.fixture
@@ -89,6 +96,53 @@ def test_what_a_killed_run_has_left_goes_with_the_next_one(cli: CommandLine, sce
     assert schemas(scene) != []
     assert cli("bench", *QUICK, "--yes").code == 0
     assert (keys(scene), schemas(scene)) == (before, [])
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_pipeline_that_has_the_name_of_the_measured_one_is_not_touched(
+    cli: CommandLine, scene: Scene, *, flushed: bool
+) -> None:
+    scene.sql("CREATE TABLE carts (id int PRIMARY KEY, n int)")
+    real = scene.pipeline(namespace="pipeline-bench")
+    real.write("carts", {"id": 1}, set={"n": 1})
+    if flushed:
+        drain(real)
+    before = keys(scene), scene.sql(LEDGERS)
+    ended = cli("bench", *QUICK, "--yes")
+    assert ended.code == 1
+    assert "there is a pipeline pipeline-bench" in ended.message
+    assert "say PIPELINE_NAMESPACE=" in ended.message
+    assert (keys(scene), scene.sql(LEDGERS), schemas(scene)) == (*before, [])
+    assert real.status().pending == (0 if flushed else 1)
+
+
+@pytest.mark.parametrize("left", ["INSERT INTO pipeline.shard (namespace, shard) VALUES ('pipeline-bench', 0)", LETTER])
+def test_what_postgres_knows_of_a_pipeline_is_kept_though_redis_knows_nothing_of_it(
+    cli: CommandLine, scene: Scene, left: str
+) -> None:
+    scene.sql(left)
+    before = keys(scene)
+    ended = cli("bench", *QUICK, "--yes")
+    assert (ended.code, "there is a pipeline pipeline-bench" in ended.message) == (1, True)
+    assert scene.sql("SELECT namespace FROM pipeline.shard UNION SELECT namespace FROM pipeline.dead_letter") == [
+        ("pipeline-bench",)
+    ]
+    assert (keys(scene), schemas(scene)) == (before, [])
+
+
+def test_long_names_that_begin_alike_are_measured_under_different_names() -> None:
+    names = [bench_config(Config(namespace="x" * 38 + end), 100).namespace for end in ("y", "z")]
+    assert len({*names, bench_config(Config(namespace="x" * 34), 100).namespace}) == 3
+    assert all(Config(namespace=name).namespace.endswith("-bench") for name in names)
+
+
+def test_a_schema_that_a_killed_run_has_left_goes_though_redis_has_forgotten_that_run(
+    cli: CommandLine, scene: Scene
+) -> None:
+    scene.sql("CREATE SCHEMA pipeline_bench")
+    scene.sql("COMMENT ON SCHEMA pipeline_bench IS 'made by pipeline bench'")
+    assert cli("bench", *QUICK, "--yes").code == 0
+    assert schemas(scene) == []
 
 
 def test_somebody_elses_schema_is_not_touched(cli: CommandLine, scene: Scene) -> None:

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 events list   2 batch list   3 shard hash   4 lease   5 paused hash   6 parked list   7 resumed list   8 held set
 -- ARGV  1 owner   2 lease in milliseconds   3 most events   4 most bytes   5 id for a new batch
---       6 fewest events: with fewer in the queue the shard counts as empty, unless a batch is frozen or something resumed
+--       6 how many are worth a batch: with fewer in the queue the shard counts as empty, unless a batch is frozen or something resumed
 -- Returns {'busy'} | {'resting', milliseconds} | {'empty', paused}
 --         | {'batch', id, seq, begun, failures, tries, paused, held, settled, accepted, source}
 --         paused: {field, milliseconds until it is to be probed, why, …}; held: how many rows have events set aside;
