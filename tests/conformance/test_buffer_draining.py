@@ -77,7 +77,7 @@ def test_the_time_in_which_a_few_events_are_left_to_the_next_flush_is_idle(
     for _ in range(2):
         accept(buffer, "abcdefghijkl")
         drain(buffer, client, 10)
-        assert buffer.claim(0, "me", least=5) == Empty()
+        assert buffer.claim(0, "me", worth=5) == Empty()
         let_pass(client, 100)
     assert (per_second(buffer) or 0) >= SLOW
 
