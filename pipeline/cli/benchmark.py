@@ -39,8 +39,8 @@ def bench(*, events: int, rounds: int, yes: bool, as_json: bool) -> int:
 
     What a SET, a write, a read and a flush take here, and the same rows written by upserts, executemany and COPY. It
     works with rows of its own: in Redis in the namespace of the pipeline with "-bench" behind it, in PostgreSQL in the
-    schema pipeline_bench; both are removed in the end, also after Ctrl-C. Where there is a pipeline of that name, it
-    refuses. Needs the right to create a schema.
+    schema pipeline_bench; both are removed in the end, also after Ctrl-C, and by the next run if this one is killed.
+    Where there is a pipeline of that name, it refuses. Needs `pipeline migrate`, and the right to create a schema.
 
     Servers that are in use become slower meanwhile, and so do their users: it asks first, or wants --yes.
     """

@@ -122,7 +122,7 @@ def test_the_example_of_waiting_does_what_it_says(redis_url: str, database_url: 
 
 
 def test_the_example_of_a_celery_client_does_what_it_says(redis_url: str, database_url: str) -> None:
-    (script,) = blocks(CELERY, "python")
+    script = "\n".join(blocks(CELERY, "python"))
     script = script.replace("redis://127.0.0.1:6379/0", redis_url)
     with (
         psycopg.connect(database_url, autocommit=True) as database,
@@ -131,9 +131,9 @@ def test_the_example_of_a_celery_client_does_what_it_says(redis_url: str, databa
         database.execute("CREATE TABLE page_views (page_id integer PRIMARY KEY, views bigint NOT NULL DEFAULT 0)")
         pipeline.migrate()
         subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, check=True)
-        assert pipeline.take_ingress(read_as_celery).accepted == 101
+        assert pipeline.take_ingress(read_as_celery).accepted == 102
         assert len(list(pipeline.drain())) >= pipeline.config.shards
-        assert database.execute("SELECT sum(views), count(*) FROM page_views").fetchone() == (101, 100)
+        assert database.execute("SELECT sum(views), count(*) FROM page_views").fetchone() == (102, 100)
 
 
 @pytest.mark.parametrize("line", [line for block in blocks(README, "console") for line in block.splitlines()])
