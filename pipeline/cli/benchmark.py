@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -21,6 +21,8 @@ from pipeline.store.yardstick import SCHEMA
 from pipeline.wiring import Pipeline
 
 __all__ = ["bench"]
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command(cls=Command, examples=("pipeline bench --events 20000 --yes", "pipeline bench --rounds 5 --yes --json"))
@@ -39,8 +41,9 @@ def bench(*, events: int, rounds: int, yes: bool, as_json: bool) -> int:
 
     What a SET, a write, a read and a flush take here, and the same rows written by upserts, executemany and COPY. It
     works with rows of its own: in Redis in the namespace of the pipeline with "-bench" behind it, in PostgreSQL in the
-    schema pipeline_bench; both are removed in the end, also after Ctrl-C, and by the next run if this one is killed.
-    Where there is a pipeline of that name, it refuses. Needs `pipeline migrate`, and the right to create a schema.
+    schema pipeline_bench; both are removed in the end, also after Ctrl-C or SIGTERM, and by the next run if this one
+    is killed. Where there is a pipeline of that name, it refuses. Needs `pipeline migrate`, and the right to create a
+    schema.
 
     Servers that are in use become slower meanwhile, and so do their users: it asks first, or wants --yes.
     """
@@ -95,18 +98,20 @@ def _measure(measuring: Bench, rounds: int) -> dict[str, Measured]:
 
 @contextmanager
 def _ended_once() -> Iterator[None]:
-    """The first Ctrl-C ends it; more of them do not end the removal of what was measured on."""
+    """The first Ctrl-C or SIGTERM ends it; more of them do not end the removal of what was measured on."""
 
     def handle(_number: int, _frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for signum in _ENDING:
+            signal.signal(signum, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {signum: signal.signal(signum, handle) for signum in _ENDING}
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is handle:  # else it was interrupted, and ends
-            signal.signal(signal.SIGINT, before)
+        for signum, handler in before.items():
+            if signal.getsignal(signum) is handle:  # else it was interrupted, and ends
+                signal.signal(signum, handler)
 
 
 def _row(name: str, measured: Measured) -> list[str | float | None]:

@@ -74,13 +74,17 @@ def test_no_is_no(cli: CommandLine, scene: Scene) -> None:
     assert schemas(scene) == []
 
 
-@pytest.mark.parametrize("moment", ["the schema is made", "something is measured"])
-def test_ctrl_c_leaves_nothing_behind(cli: CommandLine, scene: Scene, moment: str) -> None:
+@pytest.mark.parametrize(
+    ("moment", "signum"), [("the schema is made", signal.SIGINT), ("something is measured", signal.SIGTERM)]
+)
+def test_ctrl_c_or_sigterm_leaves_nothing_behind(
+    cli: CommandLine, scene: Scene, moment: str, signum: signal.Signals
+) -> None:
     before = keys(scene)
     with cli.started("bench", "--events", "20000", "--rounds", "50", "--yes") as process:
         eventually(lambda: bool(schemas(scene)) if moment == "the schema is made" else len(keys(scene)) > 100, moment)
         while process.poll() is None:  # impatient
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signum)
             time.sleep(0.01)
         _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors.strip()) == (1, "pipeline: stopped")
