@@ -14,7 +14,7 @@ from redis.commands.core import Script
 
 from pipeline.buffer.connection import connect, translated
 from pipeline.buffer.keys import Keys, ShardKeys
-from pipeline.buffer.replies import Why, field_of, parts, paused_tables, shard_state
+from pipeline.buffer.replies import Part, Why, field_of, parts, paused_tables, shard_state, span_of
 from pipeline.buffer.writing import WANTED_AGAIN_MS
 from pipeline.config import Config
 from pipeline.core.change import Event
@@ -49,6 +49,9 @@ _PROBED_MS: Final = 60_000
 
 _CAPS: Final = 10
 """And for so many of the longest rests: who resumes it wrongly again and again must not lose count."""
+
+_NAMES_WANTED: Final = -2
+"""What the acknowledge script answers if it must know the names of the rows, since some may be cached."""
 
 _TAU_MS: Final = round(TAU_SECONDS * 1000)
 
@@ -88,7 +91,7 @@ class RedisBuffer:
                 return Empty(paused_tables(paused))
             case [b"resting", milliseconds]:
                 return Resting(milliseconds / 1000)
-            case [b"batch", batch_id, seq, begun, failures, tries, paused, held, settled, accepted, source]:
+            case [b"batch", batch_id, seq, begun, failures, tries, paused, held, settled, accepted, source, cached]:
                 messages = self._messages(names, batch_id)
                 if messages is None:
                     self.release(shard, owner)  # or nobody could work on that other batch until the lease is over
@@ -107,6 +110,7 @@ class RedisBuffer:
                     settled=None if settled < 0 else settled,
                     accepted=accepted,
                     resumed=source == b"resumed",
+                    cached=cached,
                 )
             case _:
                 raise BufferUnavailable(f"unexpected reply of the claim script: {reply!r:.200}")
@@ -127,22 +131,33 @@ class RedisBuffer:
         names = self._keys.shards[batch.shard]
         shard_keys = [names.batch, names.state, names.parked, names.held, names.paused, names.events, names.resumed]
         ttl_ms = round(self._config.cache_ttl_seconds * 1000)
-        held = len(entries)
-        highest = max((entry.seq for entry in entries if entry.seq and entry.seq <= batch.accepted), default=0)
-        leaving = held - len(applied.aside)
-        pipe = self._redis.pipeline(transaction=False)
-        script = self._scripts["acknowledge"]
-        for part in parts(entries, applied):
-            aside = sorted(part.aside, key=lambda position: entries[position].seq or 0)
-            args: list[Any] = [batch.id, held, part.events, applied.seq, ttl_ms, highest, int(unexplained), leaving]
-            args += (_TAU_MS, len(aside), *(batch.messages[position] for position in aside), len(part.touched))
-            args += [word for row, table in part.touched.items() for word in (table, row)]
-            args.append(_pack(list(chain.from_iterable(part.rows.values()))))
-            overlays = [names.overlay + row for row in part.rows]
-            script(keys=[*shard_keys, *overlays, *(names.row + row for row in part.rows)], args=args, client=pipe)
-            held -= part.events
-        with translated():
-            replies: list[int] = pipe.execute()
+        span = span_of(batch, entries, applied)
+        leaving = len(entries) - len(applied.aside)
+
+        def settle(parts_left: Sequence[Part], *, named: bool) -> list[int]:
+            held = sum(part.events for part in parts_left)
+            pipe = self._redis.pipeline(transaction=False)
+            for part in parts_left:
+                args: list[Any] = [batch.id, held, part.events, applied.seq, ttl_ms, span.last, int(unexplained)]
+                aside = sorted(part.aside, key=lambda position: entries[position].seq or 0)
+                args += (leaving, _TAU_MS, span.first, len(part.rows), len(aside))
+                args += [batch.messages[position] for position in aside]
+                args.append(len(part.touched))
+                args += [word for row, table in part.touched.items() for word in (table, row)]
+                args.append(_pack(list(chain.from_iterable(part.rows.values()))))
+                keys = shard_keys + [names.overlay + row for row in part.rows]
+                if named:
+                    keys += [names.row + row for row in part.rows]
+                self._scripts["acknowledge"](keys=keys, args=args, client=pipe)
+                held -= part.events
+            with translated():
+                replies: list[int] = pipe.execute()
+            return replies
+
+        todo = list(parts(entries, applied))
+        replies = settle(todo, named=batch.cached >= span.first)
+        if _NAMES_WANTED in replies:  # a row was looked up since the batch was claimed
+            replies = settle(todo[replies.index(_NAMES_WANTED) :], named=True)
         return replies[-1] == 0
 
     def fail(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -12,12 +12,23 @@ from pipeline.core.change import Event, printable
 from pipeline.core.codec import Malformed, accepted_ms
 from pipeline.core.drain import Drained, drain_seconds, rate
 from pipeline.errors import PipelineFull
-from pipeline.ports import Applied, PausedTable, ShardState
+from pipeline.ports import Applied, Claimed, PausedTable, ShardState
 
-__all__ = ["Part", "Why", "field_of", "name_of", "parts", "paused_tables", "refusal", "shard_state"]
+__all__ = [
+    "Part",
+    "Span",
+    "Why",
+    "field_of",
+    "name_of",
+    "parts",
+    "paused_tables",
+    "refusal",
+    "shard_state",
+    "span_of",
+]
 
 _ROWS_PER_CALL: Final = 250
-"""Rows that one acknowledge call settles, at about five microseconds each: Redis is held for a good millisecond."""
+"""Rows that one acknowledge call settles, at one microsecond each, or five if asked: at most a good millisecond."""
 
 _EVENTS_PER_CALL: Final = 5000
 """Events that it settles, whose overlay entries it drops: a fraction of a microsecond each."""
@@ -62,6 +73,27 @@ def paused_tables(reply: Sequence[Any]) -> tuple[PausedTable, ...]:
         seconds = milliseconds / 1000
         tables.append(PausedTable(table, seconds, why.error, why.sample, why.probes, why.waits, column or None))
     return tuple(tables)
+
+
+class Span(NamedTuple):
+    """The numbers of the events in a batch: its ``last``, 0 if none has one, and its ``first``, if it is ordinary.
+
+    Ordinary: all events from the first to the last are in it and settled, and their turn was not over before. Nearly
+    every batch is. Of another one, ``first`` is 0.
+    """
+
+    first: int
+    last: int
+
+
+def span_of(batch: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> Span:
+    """The span of ``batch``, of which ``entries`` became ``applied``."""
+    numbers = {entry.seq for entry in entries}
+    given = [seq for seq in numbers if seq and seq <= batch.accepted]
+    first, last = min(given, default=0), max(given, default=0)
+    gapless = len(given) == len(numbers) == len(entries) == last - first + 1
+    is_ordinary = gapless and not applied.aside and batch.settled is not None and batch.settled < first
+    return Span(first if is_ordinary else 0, last)
 
 
 class Part(msgspec.Struct):

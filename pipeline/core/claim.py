@@ -44,7 +44,8 @@ class Claimed(msgspec.Struct, frozen=True):
     these were of a kind that is tried a bounded number of times. ``held`` counts the rows whose earlier events are set
     aside (`Buffer.held` says which). ``settled`` is the number (``seq``) up to which the shard's events have been
     settled or passed over, ``None`` if that is not known; ``accepted`` the highest number given so far. ``resumed``:
-    its events had been set aside, and so have been passed over before.
+    its events had been set aside, and so have been passed over before. Of its events up to the number ``cached`` rows
+    may have been cached when it was claimed, of the others none was.
     """
 
     shard: int
@@ -60,6 +61,7 @@ class Claimed(msgspec.Struct, frozen=True):
     settled: int | None = None
     accepted: int = 0
     resumed: bool = False
+    cached: int = 0
 
 
 class FailureKind(StrEnum):

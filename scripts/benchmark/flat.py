@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from hashlib import sha1
 from importlib.resources import files
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import msgspec
@@ -21,8 +22,11 @@ import redis
 
 from pipeline import Change, Pipeline
 from pipeline.bench.zipfian import Zipfian
+from pipeline.buffer.keys import ShardKeys
+from pipeline.buffer.redis import RedisBuffer
 from pipeline.contrib.embedded import Servers
 from pipeline.flush import FlushReport
+from pipeline.ports import nothing
 
 __all__ = ["BACKLOGS", "FOLDED", "POISONED", "Drain", "Folding", "Poison", "Script", "flat", "folding", "poison"]
 
@@ -47,10 +51,10 @@ SHA: Final = 40  # hexadecimal digits
 
 
 class Script(msgspec.Struct, frozen=True):
-    """A script in Redis that was called ``calls`` times for a fifth of a millisecond or more.
+    """A script in Redis that was called ``calls`` times for a fifth of a millisecond or more, by the clock.
 
-    ``seconds`` is what nine in ten of these calls took at most, ``longest`` includes those in which another process had
-    the processor.
+    Where there are more processes than processors, others have worked meanwhile in some of these calls: ``seconds`` is
+    what nine in ten took at most, ``longest`` what all did.
     """
 
     name: str
@@ -63,6 +67,8 @@ class Drain(msgspec.Struct, frozen=True):
     """A backlog of events that each change a row of their own, drained by one process. Memory is in bytes.
 
     ``redis_bytes`` are for one pending event, with its overlay; ``seconds`` and ``cpu_seconds`` of the process, too.
+    ``claim_cpu_seconds`` are what Redis itself works at a claim, the longest of its scripts; 0 in a run that is older
+    than this measure.
     """
 
     events: int
@@ -73,6 +79,7 @@ class Drain(msgspec.Struct, frozen=True):
     memory_before: int
     memory_peak: int
     slowest: Script
+    claim_cpu_seconds: float = 0.0
 
 
 class Folding(msgspec.Struct, frozen=True):
@@ -128,6 +135,13 @@ def poison(events: int, say: Callable[[str], None]) -> Poison:
         return Poison(ill.events, ill.dead, ill.batches, ill.savepoints - healthy.savepoints)
 
 
+class _Unread(RedisBuffer):
+    """Freezes batches, and does not read them: that is no script."""
+
+    def _messages(self, names: ShardKeys, batch_id: bytes) -> list[bytes]:  # noqa: ARG002 - as it is there
+        return []
+
+
 class _Bench:
     """Servers, a pipeline on them, and what Redis says of itself."""
 
@@ -165,6 +179,27 @@ class _Bench:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
+    def claim(self) -> float:
+        """Claim a batch of every shard; seconds for which Redis works at one, in the median. `drain` finds them frozen.
+
+        That is neither inflated by others that have the processor meanwhile, nor by a heap that has to grow for the
+        first one.
+        """
+        buffer = _Unread(self.redis, self.pipeline.config, nothing)
+        took = []
+        for shard in range(self.pipeline.config.shards):
+            looks = [self._redis_worked(), self._redis_worked()]
+            buffer.claim(shard, "bench")
+            looks.append(self._redis_worked())
+            took.append(looks[2] - looks[1] - (looks[1] - looks[0]))  # looking takes a little, too
+            buffer.release(shard, "bench")
+        return median(took)
+
+    def _redis_worked(self) -> float:
+        """Seconds for which its main thread had a processor."""
+        facts = self.redis.info("cpu")
+        return float(facts["used_cpu_user_main_thread"] + facts["used_cpu_sys_main_thread"])
+
     def slowest_script(self) -> Script:
         """Since the slow log was reset."""
         names = {
@@ -196,6 +231,7 @@ def _drain(bench: _Bench, events: int) -> Drain:
     bench.write(range(events))
     write_seconds = time.perf_counter() - began
     full = bench.redis.info("memory")["used_memory"]
+    claim_cpu_seconds = bench.claim()
     found = bench.drain()
     return Drain(
         events=events,
@@ -206,6 +242,7 @@ def _drain(bench: _Bench, events: int) -> Drain:
         memory_before=found["memory_before"],
         memory_peak=found["memory_peak"],
         slowest=bench.slowest_script(),
+        claim_cpu_seconds=claim_cpu_seconds,
     )
 
 

@@ -160,13 +160,14 @@ def flat_table(drains: Sequence[Drain]) -> Table:
             *(_micro(seconds) for seconds in (one.write_seconds, one.seconds, one.cpu_seconds)),
             f"{one.redis_bytes:,.0f}",
             *(f"{memory / 1e6:,.0f}" for memory in (one.memory_before, one.memory_peak)),
+            _milli(one.claim_cpu_seconds) if one.claim_cpu_seconds else "-",
             f"{one.slowest.name}: {_milli(one.slowest.seconds)}, {_milli(one.slowest.longest)}",
         ]
         for one in drains
     ]
     columns = (
         "pending", "write_many, µs", "drain, µs", "its CPU, µs", "Redis, bytes", "idle, MB", "at most, MB",
-        "slowest script: nine in ten, longest, ms",
+        "a claim: CPU of Redis, ms", "slowest script by the clock: nine in ten, longest, ms",
     )  # fmt: skip
     return Table("flat", "By backlog: an event, and the process that drains it", columns, rows)
 

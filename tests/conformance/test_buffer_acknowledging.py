@@ -1,6 +1,7 @@
 """Any `Buffer`: what an acknowledgement drops, and what it leaves. (It looks into Redis: overlays are a contract.)"""
 
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.resources import files
 from typing import Any
 
@@ -8,10 +9,13 @@ import msgspec
 import pytest
 import redis
 
+from pipeline.config import Config
 from pipeline.core.change import Change
 from pipeline.ports import Applied, Claimed, Empty
+from pipeline.reading import Missed, Place
 from tests.conformance.conftest import MakeBuffer
 from tests.conformance.lane import accept, acknowledge, claimed, count, encoded, events_of, names_of
+from tests.conformance.whole_buffer import BlockingRows
 
 OVERLAY = "pipeline.overlay.{0}:views:page="
 ROW = "pipeline.row.{0}:views:page="
@@ -136,7 +140,22 @@ def begin_to_acknowledge(client: Any, claim: Claimed, done: int) -> None:
     for event in settled:
         assert event.seq is not None
         numbers += (1, event.seq, 0)
-    args = [claim.id, len(claim.messages), done, 1, 1000, done, 0, 0, 30_000, 0, 0, msgspec.msgpack.encode(numbers)]
+    args = [
+        claim.id,
+        len(claim.messages),
+        done,
+        1,
+        1000,
+        done,
+        0,
+        0,
+        30_000,
+        0,
+        done,
+        0,
+        0,
+        msgspec.msgpack.encode(numbers),
+    ]
     assert client.eval(script, len(keys), *keys, *args) == len(claim.messages) - done
 
 
@@ -225,15 +244,20 @@ def test_an_event_that_came_past_the_write_script_drops_its_cached_row(make_buff
     assert client.keys("pipeline.row*") == []
 
 
-@pytest.mark.parametrize(("tag", "left"), [("?token", 1), ("-", 0)])
+@pytest.mark.parametrize("declined", [False, True])
 def test_a_reader_that_is_on_its_way_keeps_its_ticket_and_its_time(
-    make_buffer: MakeBuffer, client: Any, tag: str, left: int
+    make_buffer: MakeBuffer, redis_url: str, client: Any, *, declined: bool
 ) -> None:
     buffer = make_buffer(cache_ttl_seconds=1000)
     accept(buffer, "a")
     claim = claimed(buffer)
-    client.hset(f"{ROW}1", "", tag)
-    client.expire(f"{ROW}1", 2)
+    with closing(BlockingRows(Config(redis_url=redis_url, shards=1))) as rows:
+        place = Place("views", "page=1", 0)
+        (missed,) = rows.look([(place, True)])
+        assert isinstance(missed, Missed)
+        assert missed.ticket is not None
+        if declined:
+            rows.decline(place, missed.ticket, seconds=2)
     assert acknowledge(buffer, claim)
-    assert client.exists(f"{ROW}1") == left
+    assert client.exists(f"{ROW}1") == (0 if declined else 1)
     assert client.ttl(f"{ROW}1") <= 2

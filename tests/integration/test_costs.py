@@ -56,7 +56,7 @@ COSTS: Final = {
     # five claims, the last of which finds nothing; four times its messages, begin and acknowledge; eleven round trips
     # per transaction
     "flush": Cost(
-        trips=21, scripts=13, commands=1405, sent=112043, received=432842, logged=57317,
+        trips=21, scripts=13, commands=401, sent=63119, received=432855, logged=57318,
         questions=44, told=48580, heard=2310,
     ),
 }  # fmt: skip

@@ -35,7 +35,7 @@ def test_after_a_flush_redis_holds_nothing_of_it_but_its_counters(scene: Scene) 
     report = drain(pipeline)
     assert (report.batches, report.events) == (3, 2000)
     assert sorted(scene.redis.keys("*")) == [b"pipeline.shard.{0}", b"pipeline.topology"]
-    counters = {b"accepted", b"seq", b"settled", b"drained", b"draining", b"drained_at"}
+    counters = {b"accepted", b"seq", b"settled", b"drained", b"draining", b"drained_at", b"stacked", b"cached"}
     assert set(scene.redis.hkeys(scene.keys.state)) == counters
     assert scene.sql("SELECT count(*), sum(n) FROM views") == [(900, 2000)]
 

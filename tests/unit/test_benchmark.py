@@ -167,8 +167,8 @@ def test_the_latency_is_judged_at_a_thousand_events_a_second_and_beyond_the_flus
 
 
 def test_what_must_stay_flat_is_the_largest_backlog_against_the_smallest() -> None:
-    small = Drain(10, 900.0, 1.0, 2.0, 1.0, 60_000_000, 70_000_000, Script("claim", 1, 0.004, 0.1))
-    large = Drain(1000, 800.0, 1.0, 3.0, 1.0, 60_000_000, 90_000_000, Script("claim", 1, 0.002, 0.1))
+    small = Drain(10, 900.0, 1.0, 2.0, 1.0, 60_000_000, 70_000_000, Script("claim", 1, 0.04, 0.1), 0.002)
+    large = Drain(1000, 800.0, 1.0, 3.0, 1.0, 60_000_000, 90_000_000, Script("claim", 1, 0.02, 0.1), 0.004)
     lines = of_flat([small, large], Folding(100, 10, 20), Poison(3000, 1, 1, 18))
     assert {name: line.value for name, line in lines.items()} == {
         "cost": 1.5, "memory": 90.0, "bytes": 900.0, "rows": 0.2, "savepoints": 18, "transactions": 1, "script": 4.0,

@@ -2,23 +2,40 @@
 -- batch itself is the progress, so a crash between two calls only leaves the rest of it to be acknowledged again.
 --
 -- KEYS  1 batch list   2 shard hash   3 parked list   4 held set   5 paused hash   6 events list   7 resumed list
---       then the overlay lists of rows, then the row hashes of these
+--       then the overlay lists of rows, then the row hashes of these, which an ordinary batch gives only when asked for
 -- ARGV  1 batch id   2 events that the batch holds now   3 events to drop   4 the shard's seq when the batch is done
 --       5 time to live of a clean cached row in milliseconds   6 number of the last event of the batch, 0 if none has one
 --       7 1 if Redis knows of no pause for some of what is set aside: the next claim takes all of it back
 --       8 number of events that leave the shard with this batch   9 milliseconds in which the sums of the drain forget:
 --       see pipeline/core/drain.py
---       10 number of events among those to drop to set aside instead, then these messages, oldest first
+--       10 number of the first event of an ordinary batch, else 0. Ordinary: all events from that number to the last one
+--       are in it and settled, and none of them was before.
+--       11 number of rows
+--       12 number of events among those to drop to set aside instead, then these messages, oldest first
 --       then the number of rows that these touch, then for each its table and its name; those of a table that is paused
 --       itself (not a column of it) need not be held: until it is resumed, its events wait anyway, and then everything
 --       comes back
 --       then, packed by MessagePack, one flat array with three numbers per row: overlay entries to drop, seq of the last
 --       of them, 1 if the cached row is not what PostgreSQL has now (an event of it is dead, or had no overlay)
--- Returns the number of events left in the batch, or -1 if the batch is not in that state (somebody else was here).
+-- Returns the number of events left in the batch, or -1 if the batch is not in that state (somebody else was here), or -2
+--         if nothing was done because the row hashes are needed: some may be cached.
+--
+-- Most rows are not cached, and most overlays hold nothing newer than the batch. For each row to be asked, that is three
+-- quarters of what its acknowledgement costs. So the shard hash has two marks, which say it of an ordinary batch as a whole:
+--   stacked  every event with a higher number found the overlays of its rows empty
+--   cached   no event with a higher number has a cached row: neither was one there when it was accepted, nor was one
+--            looked up since
+-- The first is kept by the write script, the second by that and by the look script.
 
 local held = redis.call('LLEN', KEYS[1])
-if redis.call('HGET', KEYS[2], 'batch_id') ~= ARGV[1] or held ~= tonumber(ARGV[2]) then
+local state = redis.call('HMGET', KEYS[2], 'batch_id', 'stacked', 'cached')
+if state[1] ~= ARGV[1] or held ~= tonumber(ARGV[2]) then
   return -1
+end
+local first, rows = tonumber(ARGV[10]), tonumber(ARGV[11])
+local named = #KEYS > 7 + rows
+if rows > 0 and not named and not (state[3] and tonumber(state[3]) < first) then
+  return -2
 end
 
 redis.call('HDEL', KEYS[2], 'error') -- frees something first: see claim.lua
@@ -49,8 +66,8 @@ local function note_drain(events, tau)
   end
 end
 
-local arg = 11
-for _ = 1, tonumber(ARGV[10]) do
+local arg = 13
+for _ = 1, tonumber(ARGV[12]) do
   redis.call('LPUSH', KEYS[3], ARGV[arg])
   arg = arg + 1
 end
@@ -62,8 +79,6 @@ for _ = 1, touched do
   end
   arg = arg + 2
 end
-local numbers = cmsgpack.unpack(ARGV[arg])
-local rows = (#KEYS - 7) / 2
 
 local function is_any_cached()
   for i = 8 + rows, #KEYS, 1000 do
@@ -103,22 +118,34 @@ local function settle(row, overlay, spoilt)
   end
 end
 
--- What is asked or deleted for many keys at once takes a fraction of what it takes key by key: most rows are not cached,
--- and most overlays end with the last entry to be dropped, so that they go as a whole.
-local cached, whole = is_any_cached(), {}
-for i = 1, rows do
-  local overlay, row, count, last = KEYS[7 + i], KEYS[7 + rows + i], numbers[3 * i - 2], numbers[3 * i - 1]
-  if cached then
-    local complete = count == 0 or drop(overlay, count, last)
-    settle(row, overlay, numbers[3 * i] == 1 or not complete)
-  elseif head_seq(redis.call('LINDEX', overlay, -1)) == last then
-    whole[#whole + 1] = overlay
-  elseif count > 0 then
-    drop(overlay, count, last)
+local function delete(overlays, from, to)
+  for i = from, to, 1000 do
+    redis.call('DEL', unpack(overlays, i, math.min(i + 999, to)))
   end
 end
-for i = 1, #whole, 1000 do
-  redis.call('DEL', unpack(whole, i, math.min(i + 999, #whole)))
+
+-- An overlay that ends with the last entry to be dropped goes as a whole, and many of them at once.
+local function drop_each(numbers, cached)
+  local whole = {}
+  for i = 1, rows do
+    local overlay, row, count, last = KEYS[7 + i], KEYS[7 + rows + i], numbers[3 * i - 2], numbers[3 * i - 1]
+    if cached then
+      local complete = count == 0 or drop(overlay, count, last)
+      settle(row, overlay, numbers[3 * i] == 1 or not complete)
+    elseif head_seq(redis.call('LINDEX', overlay, -1)) == last then
+      whole[#whole + 1] = overlay
+    elseif count > 0 then
+      drop(overlay, count, last)
+    end
+  end
+  delete(whole, 1, #whole)
+end
+
+local cached = named and is_any_cached()
+if not cached and first > 0 and state[2] and tonumber(state[2]) <= tonumber(ARGV[6]) then
+  delete(KEYS, 8, 7 + rows)
+else
+  drop_each(cmsgpack.unpack(ARGV[arg]), cached)
 end
 
 local left = held - tonumber(ARGV[3])

@@ -5,10 +5,10 @@
 -- ARGV  1 owner   2 lease in milliseconds   3 most events   4 most bytes   5 id for a new batch
 --       6 how many are worth a batch: with fewer in the queue the shard counts as empty, unless a batch is frozen or something resumed
 -- Returns {'busy'} | {'resting', milliseconds} | {'empty', paused}
---         | {'batch', id, seq, begun, failures, tries, paused, held, settled, accepted, source}
+--         | {'batch', id, seq, begun, failures, tries, paused, held, settled, accepted, source, cached}
 --         paused: {field, milliseconds until it is to be probed, why, …}; held: how many rows have events set aside;
 --         settled: number of the last event that was settled, -1 if unknown; source: where the batch came from, 'events' or
---         'resumed'.
+--         'resumed'; cached: number up to which events may have a cached row, see acknowledge.lua.
 
 local owner = redis.call('GET', KEYS[4])
 if owner and owner ~= ARGV[1] then
@@ -151,9 +151,10 @@ else
 end
 reply[7] = paused
 reply[8] = redis.call('SCARD', KEYS[8])
-local shard = redis.call('HMGET', KEYS[3], 'settled', 'accepted', 'seq', 'source')
+local shard = redis.call('HMGET', KEYS[3], 'settled', 'accepted', 'seq', 'source', 'cached')
 reply[9] = tonumber(shard[1] or (shard[3] and -1 or 0))
 reply[10] = tonumber(shard[2] or 0)
 reply[11] = shard[4] or 'events'
+reply[12] = tonumber(shard[5] or reply[10])
 redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[2])
 return reply

@@ -13,6 +13,7 @@ if tag and (tag == ARGV[1] or tag == ARGV[1] .. '!') then
   return fields
 end
 
+local shard = redis.call('HMGET', KEYS[3], 'seq', 'accepted')
 local given = 0
 if ARGV[1] ~= '' and ARGV[2] ~= '' and tag ~= '-' then
   if tag and tag:sub(1, 1) == '?' then
@@ -21,14 +22,16 @@ if ARGV[1] ~= '' and ARGV[2] ~= '' and tag ~= '-' then
   if tag then
     redis.call('DEL', KEYS[1]) -- of an earlier life: Redis may have gone back in time since
   end
-  -- a Redis without memory refuses this, and then nothing is cached
-  if type(redis.pcall('HSET', KEYS[1], '', ARGV[2])) == 'number' then
+  -- A Redis without memory refuses this, and then nothing is cached. What is pending on the row was accepted before now:
+  -- its acknowledgement must ask whether the row is cached, see acknowledge.lua.
+  if type(redis.pcall('HSET', KEYS[3], 'cached', shard[2] or '0')) == 'number' then
+    redis.call('HSET', KEYS[1], '', ARGV[2])
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
     given = 1
   end
 end
 local reply = redis.call('LRANGE', KEYS[2], 0, -1)
-table.insert(reply, 1, redis.call('HGET', KEYS[3], 'seq') or '0')
+table.insert(reply, 1, shard[1] or '0')
 table.insert(reply, 1, given)
 table.insert(reply, 1, 'missed')
 return reply

@@ -26,8 +26,10 @@ local packed = cmsgpack.unpack(ARGV[2])
 local count = packed[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local shard = redis.call('HMGET', KEYS[3], 'accepted', 'seq')
+local shard = redis.call('HMGET', KEYS[3], 'accepted', 'seq', 'stacked', 'cached')
 local seq, after = tonumber(shard[1] or 0), tonumber(shard[2] or 0)
+-- What an acknowledgement need not ask (see acknowledge.lua). Of events before these marks nothing is known.
+local marks = { stacked = not shard[3] and seq or nil, cached = not shard[4] and seq or nil }
 
 -- Enqueue a flush of this shard, unless one is on its way or at work. A Redis without memory refuses it, and then the beat
 -- has to do. At the head of the queue it is the next to be taken, whatever waits there: not too often, or a shard that
@@ -74,7 +76,9 @@ for place = 1, count do
     local number = string.format('[%.0f', seq)
     for i = 0, keyed - 1 do
       local json = packed[item + i]
-      redis.call('RPUSH', KEYS[key + 2 * i], number .. ',' .. id .. ',' .. json .. ']')
+      if redis.call('RPUSH', KEYS[key + 2 * i], number .. ',' .. id .. ',' .. json .. ']') > 1 then
+        marks.stacked = seq
+      end
       local row = #rows + 1
       rows[row], changes[row], repeatable[row] = KEYS[key + 2 * i + 1], json, has_seen
     end
@@ -157,11 +161,17 @@ for first = 1, #rows, SLICE do
   local last = math.min(first + SLICE - 1, #rows)
   if redis.call('EXISTS', unpack(rows, first, last)) > 0 then -- else none of them is cached, and that was one call
     renew_rows(first, last)
+    marks.cached = seq
   end
 end
 -- Also when all events were known: WAIT and WAITAOF speak of what their connection wrote, and a repeated event is only
 -- as durable as the first one.
-redis.call('HSET', KEYS[3], 'accepted', string.format('%.0f', seq))
+local fields = { 'accepted', string.format('%.0f', seq) }
+for mark, number in pairs(marks) do
+  fields[#fields + 1] = mark
+  fields[#fields + 1] = string.format('%.0f', number)
+end
+redis.call('HSET', KEYS[3], unpack(fields))
 
 if threshold > 0 and length >= threshold and length - count < threshold then
   ask_for_flush(false)

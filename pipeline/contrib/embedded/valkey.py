@@ -1,5 +1,6 @@
 """An embedded Valkey (or Redis) server."""
 
+import os
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,12 @@ DEFAULTS: Final[Mapping[str, Words]] = {
     "maxmemory-policy": "noeviction",
     "save": "",  # the AOF is the only truth; a snapshot at shutdown would hide what it lost
 }
+TUNABLES: Final = "glibc.malloc.tcache_count=8000"
+"""For the C library's allocator, with which the wheel's program is built; packages of Redis and Valkey have jemalloc.
+
+A command on a batch of 5,000 messages takes and frees as many small pieces of memory. That allocator keeps seven of a
+size at hand, and takes twice as long then; it may keep some dozens of megabytes for it.
+"""
 
 
 class Valkey(Server):
@@ -65,6 +72,7 @@ class Valkey(Server):
         self._process.start(
             [str(valkey_program()), str(config)],
             directory=self.directory,
+            environment={"GLIBC_TUNABLES": TUNABLES, **os.environ},
             last_signal=SIGTERM,
             ready=self._answers,
             timeout=START_SECONDS,
