@@ -129,8 +129,23 @@ def test_a_zombie_that_holds_the_whole_batch_does_no_harm_to_an_acknowledgement_
     assert (names_of(following), following.seq) == (["later"], 2)
 
 
-def begin_to_acknowledge(client: Any, claim: Claimed, done: int) -> None:
-    """What a flusher did that died after its first call: the oldest ``done`` events are dropped and settled."""
+def test_what_is_written_between_two_calls_stays_though_its_row_is_settled_by_both(
+    make_buffer: MakeBuffer, client: Any
+) -> None:
+    buffer = make_buffer()
+    buffer.write(0, [encoded(f"e{place}", count(page)) for place, page in enumerate([0, 1, 0])])
+    begin_to_acknowledge(client, claimed(buffer), 2, first=1)
+    accept(buffer, ["later"], count(0))
+    assert acknowledge(buffer, claimed(make_buffer(batch_size=1)))
+    assert overlay(client, 0) == ["later"]
+    assert names_of(claimed(buffer)) == ["later"]
+
+
+def begin_to_acknowledge(client: Any, claim: Claimed, done: int, first: int = 0) -> None:
+    """What a flusher did that died after its first call: the oldest ``done`` events are dropped and settled.
+
+    ``first`` is the number of the first event, if the batch is taken for an ordinary one.
+    """
     script = (files("pipeline.buffer") / "lua" / "acknowledge.lua").read_text()
     keys = [f"pipeline.{name}.{{0}}" for name in ("batch", "shard", "parked", "held", "paused", "events", "resumed")]
     numbers: list[int] = []
@@ -146,11 +161,11 @@ def begin_to_acknowledge(client: Any, claim: Claimed, done: int) -> None:
         done,
         1,
         1000,
-        done,
+        len(claim.messages),
         0,
         0,
         30_000,
-        0,
+        first,
         done,
         0,
         0,

@@ -20,7 +20,7 @@
 -- Returns the number of events left in the batch, or -1 if the batch is not in that state (somebody else was here), or -2
 --         if nothing was done because the row hashes are needed: some may be cached.
 --
--- Most rows are not cached, and most overlays hold nothing newer than the batch. For each row to be asked, that is three
+-- Most rows are not cached, and most overlays hold one entry, of the batch. For each row to be asked, that is three
 -- quarters of what its acknowledgement costs. So the shard hash has two marks, which say it of an ordinary batch as a whole:
 --   stacked  every event with a higher number found the overlays of its rows empty
 --   cached   no event with a higher number has a cached row: neither was one there when it was accepted, nor was one
@@ -142,7 +142,7 @@ local function drop_each(numbers, cached)
 end
 
 local cached = named and is_any_cached()
-if not cached and first > 0 and state[2] and tonumber(state[2]) <= tonumber(ARGV[6]) then
+if not cached and first > 0 and state[2] and tonumber(state[2]) < first then
   delete(KEYS, 8, 7 + rows)
 else
   drop_each(cmsgpack.unpack(ARGV[arg]), cached)
