@@ -56,6 +56,10 @@ class Encoder:
         event = self.new_id() if event_id is None else check_event_id(event_id)
         return self._encode(sealed, event, shard_by, dedupe=event_id is not None)
 
+    def encode_unsealed(self, change: Change, identity: str | None, event_id: str) -> Encoded:
+        """`encode` for what `pipeline.core.change.unseal` has given, if all of its values are their own wire form."""
+        return self._encode([(msgspec.to_builtins(change), identity)], check_event_id(event_id), dedupe=True)
+
     def encode_each(self, changes: Sequence[Change]) -> list[Encoded]:
         """One event for each change; raises as `encode`."""
         ids = self._new_ids(len(changes))

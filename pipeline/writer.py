@@ -12,7 +12,7 @@ import msgspec
 from pipeline.config import DURABILITIES, Config, Durability, WhenFull
 from pipeline.core.change import Change, changes_of, unseal
 from pipeline.core.codec import OPEN_END, Envelope, malformed_kwargs, read_arguments, refused_header
-from pipeline.core.intake import ForCelery, Intake, Refused, fingerprint, read
+from pipeline.core.intake import ForCelery, Intake, Refused, fingerprint, ordinary, read
 from pipeline.encoding import Encoder
 from pipeline.errors import DurabilityNotReached, InvalidEvent, PipelineError, PipelineFull
 from pipeline.patience import Attempts, Patience
@@ -60,6 +60,8 @@ class Writer(Generic[R]):
         self._encoder = Encoder(config, new_ids)
         self.encode = self._encoder.encode
         """See `pipeline.encoding.Encoder.encode`."""
+        self.encode_unsealed = self._encoder.encode_unsealed
+        """See `pipeline.encoding.Encoder.encode_unsealed`."""
         self._stamp = stamp
         self._probe = probe
 
@@ -251,6 +253,22 @@ class Ingress:
 
         ``celery_reads`` raises `ValueError` for JSON that Celery, which decodes typed values anywhere, cannot read.
         """
+        return self._ordinary(raw) or self._any(raw, now, celery_reads)
+
+    def _ordinary(self, raw: bytes) -> Encoded | None:
+        """The event in an `Ordinary` message; ``None``: it is another one, or there is something wrong with it."""
+        message = ordinary(raw, self._max_bytes)
+        if message is None or message.task != self._task or message.queue.startswith(self._shard_queue):
+            return None
+        try:
+            change, identity = unseal(message.change)
+            return self._writer.encode_unsealed(change, identity, message.id)
+        except InvalidEvent:
+            return None
+
+    def _any(
+        self, raw: bytes, now: datetime, celery_reads: Callable[[bytes | str], object]
+    ) -> Encoded | Refused | ForCelery:
         try:
             message = read(raw, self._task, self._max_bytes)
             if not message.plain:
