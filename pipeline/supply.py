@@ -1,40 +1,39 @@
-"""What ``write_many`` sends, encoded a chunk ahead: Python and Redis work at the same time."""
+"""What is sent to Redis, prepared a chunk ahead: Python and Redis work at the same time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-
-from pipeline.core.change import Change
-from pipeline.core.encoded import Encoded
+from typing import Generic, TypeVar
 
 __all__ = ["Supply"]
 
+T = TypeVar("T")
+U = TypeVar("U")
 
-class Supply:
-    """Encoded changes, a chunk at a time, and one chunk ahead: that one is encoded while Redis works on another."""
 
-    def __init__(
-        self, changes: Iterable[Change], size: int, encode: Callable[[Sequence[Change]], list[Encoded]]
-    ) -> None:
-        self._changes = iter(changes)
+class Supply(Generic[T, U]):
+    """What is made of items, a chunk at a time, and one chunk ahead: while Redis works on another."""
+
+    def __init__(self, items: Iterable[T], size: int, make: Callable[[Sequence[T]], list[U]]) -> None:
+        self._items = iter(items)
         self._size = size
-        self._encode = encode
-        self._next: list[Encoded] | Exception | None = None
+        self._make = make
+        self._next: list[U] | Exception | None = None
         self.taken = 0
-        """How many were taken from ``changes``."""
+        """How many of the items were taken."""
 
     def prepare(self) -> None:
-        """Encode the next chunk, unless that is done. An error is kept until the chunk is taken."""
+        """Make the next chunk, unless that is done. An error is kept until the chunk is taken."""
         if self._next is None:
             try:
-                chunk = list(islice(self._changes, self._size))
+                chunk = list(islice(self._items, self._size))
                 self.taken += len(chunk)
-                self._next = self._encode(chunk)
+                self._next = self._make(chunk)
             except Exception as error:  # noqa: BLE001 - of the caller's iterator, too
                 self._next = error
 
-    def take(self) -> list[Encoded]:
+    def take(self) -> list[U]:
         """The next chunk, empty at the end; raises what `prepare` came upon."""
         self.prepare()
         chunk, self._next = self._next, None

@@ -208,8 +208,13 @@ def _register_flush(app: Celery, pipeline: Pipeline) -> None:
     @app.task(name=f"{namespace}.flush", **options)
     def flush() -> list[int]:
         """Take what has arrived; flush every shard that has something to do: the last one here, others by tasks."""
+
+        def share() -> None:
+            for shard in pipeline.shards_to_flush():
+                flush_shard.delay(shard)
+
         try:
-            pipeline.take_ingress(read_as_celery)
+            pipeline.take_ingress(read_as_celery, share)
         except Exception:  # whatever it is, what was accepted is written, and room is made
             log.exception("the ingress queue cannot be taken now")
         shards = pipeline.shards_to_flush()
