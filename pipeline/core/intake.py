@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ _Untyped = Annotated[str, msgspec.Meta(pattern="^(?!__type__$)")]
 _NoArguments = Annotated[list[Any], msgspec.Meta(max_length=0)]
 _SLACK_BYTES: Final = 65_536  # headers of a stock client: a copy of the arguments, ids, stamps
 _GROWTH: Final = 4  # base64 of ASCII-only JSON: at most 16 bytes for a character that has 4 in UTF-8
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00[5-7]")  # of those in __type__; others, as of Latin-1, are common
 _YEARS: Final = range(1971, 9999)  # which every clock and time zone can count
 _SHORT: Final = 4000  # bytes of a body: in so few there is no integer that has too many digits to travel
 
@@ -271,7 +273,7 @@ def _decoded(raw: bytes) -> tuple[_Message, bool]:
 
 def _may_be_typed(text: bytes) -> bool:
     """Whether there may be a typed value of Celery in this JSON; a letter of its mark may be spelled as an escape."""
-    return b"__type__" in text or (b"\\" in text and b"\\u00" in text)
+    return b"__type__" in text or (b"\\" in text and _ESCAPED_LETTER.search(text) is not None)
 
 
 def fingerprint(raw: bytes) -> str | None:
