@@ -16,15 +16,10 @@ from pipeline.config import Config
 from pipeline.core.claim import Busy
 from pipeline.errors import BufferUnavailable
 
-__all__ = ["RedisArrivals", "arriving"]
+__all__ = ["RedisArrivals"]
 
 _BYTES: Final = 4 * 1024 * 1024
 """Most bytes of messages that are taken at once, so that Redis is held for a few milliseconds at most."""
-
-
-def arriving(keys: Keys) -> list[str]:
-    """Every list in which a message of the ingress queue may lie."""
-    return [*keys.ingress, keys.ingress_batch, keys.others, *(shard.waiting for shard in keys.shards)]
 
 
 _WAITED: Final = 1000
