@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+from base64 import b64decode
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -38,13 +40,13 @@ def names(count: int) -> list[str]:
     return [f"event-{n}" for n in range(count)]
 
 
-def ticking(pipeline: Pipeline) -> BulkIngress:
-    """What takes the queue, for whom a second is over whenever it looks at the clock."""
+def ticking(pipeline: Pipeline, until: float = math.inf) -> BulkIngress:
+    """What takes the queue, for whom a second is over whenever it looks at the clock, ``until`` that stands still."""
     queue = RedisArrivals(pipeline._wire, pipeline._topology, pipeline.config)
-    seconds = itertools.count()
+    ticks = itertools.count()
     return BulkIngress(
         queue, pipeline._parts.intake, pipeline.ingress, pipeline.config,
-        lambda: float(next(seconds)), lambda: datetime.now(UTC),
+        lambda: min(next(ticks), until), lambda: datetime.now(UTC), probe=pipeline._probe,
     )  # fmt: skip
 
 
@@ -123,3 +125,32 @@ def test_the_flush_asks_other_workers_to_flush_what_it_has_taken_so_far(scene: S
         app.tasks["pipeline.flush"]()
     (asked,) = scene.redis.lrange(KEYS.control, 0, -1)
     assert json.loads(asked)["headers"]["task"] == "pipeline.flush_shard"
+
+
+def test_what_another_worker_has_left_in_a_shard_is_asked_for_again(scene: Scene) -> None:
+    """It was at shard 0 when this one had taken everything, and has flushed shard 1 before."""
+    scene.sql("CREATE TABLE log (what int)")
+    inserts = [{"table": "log", "insert": {"what": n}, "shard_by": str(n)} for n in range(50)]
+    scene.redis.lpush("pipeline", *(raw(stock(f"event-{n}", change)) for n, change in enumerate(inserts)))
+    shards = Keys("pipeline", 2).shards
+    placed = 0
+
+    def other_worker(step: Step) -> None:
+        nonlocal placed
+        placed += step is Step.PLACED
+        if step is Step.PLACED and placed == 5:
+            scene.redis.delete(KEYS.control)
+            for shard in shards:
+                scene.redis.hdel(shard.state, "wanted")
+            scene.redis.set(shards[0].lease, "other")
+        elif step is Step.ACKNOWLEDGED:
+            scene.redis.delete(shards[0].lease)
+
+    config = scene.config(shards=2, ingress_batch=10, flush_interval_seconds=1000, flush_slice_seconds=1000)
+    with Pipeline(config, other_worker) as pipeline:
+        pipeline.__dict__["_bulk_ingress"] = ticking(pipeline, until=8)
+        with closing(Celery("shop", broker=scene.redis_url, set_as_current=False)) as app:
+            register(app, pipeline)
+            assert app.tasks["pipeline.flush"]() == [1]
+    (asked,) = scene.redis.lrange(KEYS.control, 0, -1)
+    assert json.loads(b64decode(json.loads(asked)["body"]))[:2] == [[0], {}]
