@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 
 from pipeline import Pipeline
+from pipeline.arrivals import Arrivals
 from pipeline.buffer.arrivals import RedisArrivals
 from pipeline.buffer.keys import Keys
 from pipeline.contrib._celery_guard import read_as_celery
@@ -154,3 +155,20 @@ def test_what_another_worker_has_left_in_a_shard_is_asked_for_again(scene: Scene
             assert app.tasks["pipeline.flush"]() == [1]
     (asked,) = scene.redis.lrange(KEYS.control, 0, -1)
     assert json.loads(b64decode(json.loads(asked)["body"]))[:2] == [[0], {}]
+
+
+def test_who_reads_what_somebody_else_has_frozen_meanwhile_takes_nothing(redis_scene: Scene) -> None:
+    """Between the freezing and the reading of messages there is a moment."""
+    redis_scene.redis.lpush("pipeline", event(1))
+    pipeline = redis_scene.pipeline()
+    queue = RedisArrivals(pipeline._wire, pipeline._topology, pipeline.config)
+    taken = run(queue.take("me"))
+    assert isinstance(taken, Arrivals)
+
+    async def read(batch: str, dropped: int) -> list[bytes] | None:
+        async with pipeline._wire.line() as line:
+            return await queue._messages(line, batch.encode(), b"%d" % dropped, 1)
+
+    assert run(read(taken.batch, 0)) == [event(1)]
+    assert run(read(taken.batch, 1)) is None
+    assert run(read("another", 0)) is None
