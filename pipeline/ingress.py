@@ -160,14 +160,14 @@ class BulkIngress:
         """Accept events, in order; the messages of those for which their shards have no room."""
         full: dict[int, list[bytes]] = {}
         for start in range(0, max(map(len, lanes.values()), default=0), self._chunk):
-            parts = [
-                (shard, [event for event, _ in part])
+            chunks = [
+                self._buffer.chunk(shard, [event for event, _ in part])
                 for shard, lane in lanes.items()
                 if shard not in full and (part := lane[start : start + self._chunk])
             ]
-            for (shard, _), outcome in zip(parts, await self._buffer.write_chunks(parts), strict=True):
+            for chunk, outcome in zip(chunks, await self._buffer.write_chunks(chunks), strict=True):
                 if isinstance(outcome, PipelineFull):
-                    full[shard] = [raw for _, raw in lanes[shard][start:]]
+                    full[chunk.shard] = [raw for _, raw in lanes[chunk.shard][start:]]
                 elif isinstance(outcome, PipelineError):
                     raise outcome
             self._probe(Step.ADMITTED)

@@ -21,7 +21,9 @@ from pipeline.ports import nothing
 
 __all__ = ["BlockingWire", "Call", "Command", "Line", "Source", "Wire", "sound", "source"]
 
-Command = tuple[Any, ...]
+Command = tuple[Any, ...] | bytes
+"""Its words, or it is packed already."""
+
 Call = tuple[Sequence[str], Sequence[Any]]
 """The keys and the arguments of a script."""
 
@@ -120,7 +122,12 @@ class Line(ABC):
 
         ``meanwhile`` as in `send`.
         """
-        commands = [script.command(keys, args) for keys, args in calls]
+        return await self.run(script, [script.command(keys, args) for keys, args in calls], meanwhile)
+
+    async def run(
+        self, script: Source, commands: Sequence[Command], meanwhile: Callable[[], object] = nothing
+    ) -> list[Any]:
+        """`call`, where ``commands`` are its calls."""
         replies = await self.send(commands, meanwhile)
         # Redis lost its scripts: these calls, and only these, did not run
         if missed := [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]:

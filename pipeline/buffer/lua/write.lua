@@ -54,7 +54,8 @@ local SLICE = 500 -- a function takes no more than a few thousand arguments
 local accepted_at = string.format(',%.0f]}}', now)
 local result = { pending, after, seq }
 local messages, rows, changes, repeatable = {}, {}, {}, {}
-local key, item = 8, 2
+local key, item, row = 8, 2, 0
+local call = redis.call -- looked up once, not for every row
 for place = 1, count do
   local id, body, more, has_seen, keyed = unpack(packed, item, item + 4)
   item = item + 5
@@ -71,11 +72,11 @@ for place = 1, count do
   end
   if not known then
     seq = seq + 1
-    local number = string.format('[%.0f', seq)
+    local number = string.format('[%d', seq) -- a third of the price of %.0f, and a counter fits
     for i = 0, keyed - 1 do
       local json = packed[item + i]
-      redis.call('RPUSH', KEYS[key + 2 * i], number .. ',' .. id .. ',' .. json .. ']')
-      local row = #rows + 1
+      call('RPUSH', KEYS[key + 2 * i], number .. ',' .. id .. ',' .. json .. ']')
+      row = row + 1
       rows[row], changes[row], repeatable[row] = KEYS[key + 2 * i + 1], json, has_seen
     end
     messages[#messages + 1] = head .. id .. to_body .. body .. to_headers .. id .. more .. to_tail .. number .. accepted_at
