@@ -167,8 +167,8 @@ class Writer(Generic[R]):
             outcomes = await write_chunks([chunk for _, chunk in parts], meanwhile)
             for (part, chunk), outcome in zip(parts, outcomes, strict=True):
                 if not isinstance(outcome, PipelineError):
-                    for position, event, written in zip(part, chunk.events, outcome, strict=True):
-                        receipts[first + position] = self._receipt(event, written)
+                    for position, receipt in zip(part, map(self._receipt, chunk.events, outcome), strict=True):
+                        receipts[first + position] = receipt
                     lanes[chunk.shard] = lanes[chunk.shard][len(part) :]
             lanes = {shard: positions for shard, positions in lanes.items() if positions}
             rest = attempts.after(

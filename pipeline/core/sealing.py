@@ -69,10 +69,7 @@ def seal_all(changes: Sequence[object]) -> Sealed | None:
     parts = [keys, sets, adds, maxs, mins, rows]
     if not (_all_are({str}, tables) and _all_are({dict}, chain(*parts)) and _all_are({bool}, deletes)):
         return None
-    forms = {
-        ((*key,), (*set_,), (*add,), (*max_,), (*min_,), (*row,), delete, insert is not None)
-        for key, set_, add, max_, min_, row, delete, insert in zip(*parts, deletes, inserts, strict=True)
-    }
+    forms = _forms(parts, deletes, [insert is not None for insert in inserts])
     if not all(map(_is_good, forms)):
         return None
     values = _values(*parts)
@@ -86,6 +83,14 @@ def seal_all(changes: Sequence[object]) -> Sealed | None:
     kwargs = json_texts(map(Change, tables, *parts[:5], deletes, inserts))
     found = _identities(keys, {key for key, *_ in forms})
     return None if _are_odd(found, kwargs) else Sealed(tables, found, kwargs)
+
+
+def _forms(parts: Sequence[Sequence[_Columns]], deletes: Sequence[bool], are_inserts: Sequence[bool]) -> set[_Form]:
+    every: list[set[Any]] = [set(map(tuple, part)) if any(part) else {()} for part in parts]
+    every += [set(deletes), set(are_inserts)]
+    if all(len(different) == 1 for different in every):  # else it has to be seen which ones come together
+        return {next(zip(*every, strict=True))}
+    return set(zip(*(map(tuple, part) for part in parts), deletes, are_inserts, strict=True))
 
 
 def _all_are(kinds: AbstractSet[object], values: Iterable[object]) -> bool:
