@@ -80,7 +80,8 @@ class Encoder:
         if sealed is None:
             return None
         tables, names, kwargs = sealed
-        self._check_allowed(set(tables))
+        if self._restricted:
+            self._check_allowed(set(tables))
         id_jsons, bodies = json_texts(ids), bodies_json(kwargs)
         if max(map(len, id_jsons)) + max(map(len, bodies)) > self._surely_fits:
             return None
@@ -95,7 +96,8 @@ class Encoder:
     def _encode(
         self, sealed: Sequence[_Sealed], event: str, shard_by: str | None = None, *, dedupe: bool = False
     ) -> Encoded:
-        self._check_allowed(wire["table"] for wire, _ in sealed)
+        if self._restricted:
+            self._check_allowed([wire["table"] for wire, _ in sealed])
         rows: Sequence[tuple[str, str]] = ()
         if len(sealed) == 1 and shard_by is None:  # then the arguments are the change: encode it once
             ((wire, identity),) = sealed
@@ -122,12 +124,11 @@ class Encoder:
         return Encoded(event, id_json.decode(), shard, body.decode(), rows, dedupe)
 
     def _check_allowed(self, tables: Iterable[str]) -> None:
-        if self._restricted:
-            for table in tables:
-                if self._tables and table not in self._tables:
-                    raise InvalidEvent("the table is not in PIPELINE_TABLES", table)
-                if table in self._through:
-                    raise InvalidEvent(WRITTEN_THROUGH, table)
+        for table in tables:
+            if self._tables and table not in self._tables:
+                raise InvalidEvent("the table is not in PIPELINE_TABLES", table)
+            if table in self._through:
+                raise InvalidEvent(WRITTEN_THROUGH, table)
 
 
 def _sealed(change: object) -> _Sealed:

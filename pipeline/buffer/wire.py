@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Protocol, Self
@@ -117,12 +117,14 @@ class Line(ABC):
         meanwhile()
         return [await self.reply() for _ in commands]
 
-    async def call(self, script: Source, calls: Sequence[Call], meanwhile: Callable[[], object] = nothing) -> list[Any]:
+    def call(
+        self, script: Source, calls: Sequence[Call], meanwhile: Callable[[], object] = nothing
+    ) -> Awaitable[list[Any]]:
         """The answers of ``script`` to ``calls``, errors among them as values; in one round trip if Redis knows it.
 
         ``meanwhile`` as in `send`.
         """
-        return await self.run(script, [script.command(keys, args) for keys, args in calls], meanwhile)
+        return self.run(script, [script.command(keys, args) for keys, args in calls], meanwhile)
 
     async def run(
         self, script: Source, commands: Sequence[Command], meanwhile: Callable[[], object] = nothing
