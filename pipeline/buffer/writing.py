@@ -61,7 +61,7 @@ class RedisIntake:
         with translated():
             async with self._wire.line() as line:
                 await self._topology.check(line, create=True)
-                replies = await line.call(self._write, [self._write_call(shard, events)])
+                replies = await line.run(self._write, [self._write.command(*self._write_call(shard, events))])
             return self._written(shard, events, sound(replies)[0])
 
     async def write_durably(
