@@ -167,3 +167,8 @@ def test_changes_are_left_as_they_are() -> None:
     events = encoder().encode_each(changes)
     assert repr(changes) == before
     assert all(isinstance(event, Encoded) for event in events)
+
+
+@pytest.mark.parametrize("bad", BAD, ids=[str(number) for number in range(len(BAD))])
+def test_a_bad_one_is_told_where_every_table_and_size_is_allowed(bad: Any) -> None:
+    assert at_once([*GOOD, bad]) == one_by_one([*GOOD, bad])
