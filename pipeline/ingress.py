@@ -183,16 +183,20 @@ class BulkIngress:
                 full[shard] += [raw for _, raw in lanes.pop(shard)]
             if not lanes:
                 return
-            parts = [(shard, [event for event, _ in lane[: self._fitting(lane)]]) for shard, lane in lanes.items()]
-            for (shard, part), outcome in zip(parts, await self._buffer.write_chunks(parts, meanwhile), strict=True):
+            chunks = [
+                self._buffer.chunk(shard, [event for event, _ in lane[: self._fitting(lane)]])
+                for shard, lane in lanes.items()
+            ]
+            for chunk, outcome in zip(chunks, await self._buffer.write_chunks(chunks, meanwhile), strict=True):
+                shard, count = chunk.shard, len(chunk.events)
                 if isinstance(outcome, PipelineFull):
                     full[shard] = []
                 elif isinstance(outcome, PipelineError):
                     raise outcome
-                elif len(part) == len(lanes[shard]):
+                elif count == len(lanes[shard]):
                     del lanes[shard]
                 else:
-                    lanes[shard] = lanes[shard][len(part) :]
+                    lanes[shard] = lanes[shard][count:]
             self._probe(Step.ADMITTED)
 
     def _fitting(self, lane: _Lane) -> int:

@@ -1,4 +1,4 @@
-"""What is sent to Redis, prepared a chunk ahead: Python and Redis work at the same time."""
+"""What is sent to Redis, made ready ahead: Python and Redis work at the same time."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from typing import Generic, TypeVar
 
 __all__ = ["Supply"]
 
+S = TypeVar("S")
 T = TypeVar("T")
-U = TypeVar("U")
 
 
-class Supply(Generic[T, U]):
-    """What is made of items, a chunk at a time, and one chunk ahead: while Redis works on another."""
+class Supply(Generic[S, T]):
+    """Items made ready, some at a time, and some ahead: that is done while Redis works on those before."""
 
-    def __init__(self, items: Iterable[T], size: int, make: Callable[[Sequence[T]], list[U]]) -> None:
+    def __init__(self, items: Iterable[S], size: int, make_ready: Callable[[Sequence[S]], T]) -> None:
         self._items = iter(items)
         self._size = size
-        self._make = make
-        self._next: list[U] | Exception | None = None
+        self._make_ready = make_ready
+        self._next: tuple[T | None, Exception | None] | None = None
         self.taken = 0
-        """How many of the items were taken."""
+        """How many were taken from the items."""
 
     def prepare(self) -> None:
-        """Make the next chunk, unless that is done. An error is kept until the chunk is taken."""
+        """Make the next ones ready, unless that is done. An error is kept until they are taken."""
         if self._next is None:
             try:
-                chunk = list(islice(self._items, self._size))
-                self.taken += len(chunk)
-                self._next = self._make(chunk)
+                some = list(islice(self._items, self._size))
+                self.taken += len(some)
+                self._next = self._make_ready(some) if some else None, None
             except Exception as error:  # noqa: BLE001 - of the caller's iterator, too
-                self._next = error
+                self._next = None, error
 
-    def take(self) -> list[U]:
-        """The next chunk, empty at the end; raises what `prepare` came upon."""
+    def take(self) -> T | None:
+        """The next ones, ``None`` at the end; raises what `prepare` came upon."""
         self.prepare()
-        chunk, self._next = self._next, None
-        if isinstance(chunk, Exception):
-            raise chunk
-        return chunk or []
+        ready, error = self._next or (None, None)
+        self._next = None
+        if error is not None:
+            raise error
+        return ready

@@ -148,9 +148,15 @@ def seal(change: Change) -> tuple[dict[str, Any], str | None]:
                 raise InvalidEvent("a delete cannot also set, add, max or min")
             wire["delete"] = True
             return wire, name
-        for verb, columns in (("set", change.set), ("add", change.add), ("max", change.max), ("min", change.min)):
-            if columns or type(columns) is not dict:
-                wire[verb] = _seal_columns(columns)
+        set_, add, max_, min_ = change.set, change.add, change.max, change.min
+        if set_ or type(set_) is not dict:
+            wire["set"] = _seal_columns(set_)
+        if add or type(add) is not dict:
+            wire["add"] = _seal_columns(add)
+        if max_ or type(max_) is not dict:
+            wire["max"] = _seal_columns(max_)
+        if min_ or type(min_) is not dict:
+            wire["min"] = _seal_columns(min_)
         _check_operands(change)
     except InvalidEvent as error:
         raise type(error)(error.problem, error.table or str(table)[:200], error.column) from None

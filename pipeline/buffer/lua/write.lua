@@ -54,16 +54,17 @@ local SLICE = 500 -- a function takes no more than a few thousand arguments
 local accepted_at, done_with = string.format(',%.0f]}}', now), string.format(' %.0f', after)
 local result = { pending, after, seq }
 local messages, rows, changes, repeatable = {}, {}, {}, {}
-local key, item = 8, 2
+local key, item, row = 8, 2, 0
+local call = redis.call -- looked up once, not for every row
 for place = 1, count do
   local id, body, more, has_seen, keyed = unpack(packed, item, item + 4)
   item = item + 5
-  local number, known = string.format('%.0f', seq + 1), false
+  local number, known = string.format('%d', seq + 1), false -- a third of the price of %.0f, and a counter fits
   if has_seen then
-    known = not redis.call('SET', KEYS[key], number .. done_with, 'PX', dedupe_ms, 'NX')
+    known = not call('SET', KEYS[key], number .. done_with, 'PX', dedupe_ms, 'NX')
     if known then
       result[#result + 1] = place
-      result[#result + 1] = redis.call('GET', KEYS[key])
+      result[#result + 1] = call('GET', KEYS[key])
     end
     key = key + 1
   end
@@ -72,8 +73,8 @@ for place = 1, count do
     number = '[' .. number
     for i = 0, keyed - 1 do
       local json = packed[item + i]
-      redis.call('RPUSH', KEYS[key + 2 * i], number .. ',' .. id .. ',' .. json .. ']')
-      local row = #rows + 1
+      call('RPUSH', KEYS[key + 2 * i], number .. ',' .. id .. ',' .. json .. ']')
+      row = row + 1
       rows[row], changes[row], repeatable[row] = KEYS[key + 2 * i + 1], json, has_seen
     end
     messages[#messages + 1] = head .. id .. to_body .. body .. to_headers .. id .. more .. to_tail .. number .. accepted_at
