@@ -9,7 +9,7 @@ import msgspec
 
 from pipeline.core.claim import Busy
 
-__all__ = ["ArrivalQueue", "Arrivals", "Nothing"]
+__all__ = ["ArrivalQueue", "Arrivals", "Depth", "Nothing"]
 
 
 class Arrivals(msgspec.Struct, frozen=True):
@@ -34,6 +34,19 @@ class Nothing(msgspec.Struct, frozen=True):
     """Nothing is there that could be taken. ``waiting`` are the shards for whose room messages wait."""
 
     waiting: frozenset[int]
+
+
+class Depth(msgspec.Struct, frozen=True, kw_only=True):
+    """How many messages of Celery clients are not in a shard yet.
+
+    They are ``queued`` in the ingress queue, ``taken`` from it in bulk and have not found their place, ``waiting`` for
+    room in their shards, or left ``for_celery``.
+    """
+
+    queued: int
+    taken: int
+    waiting: int
+    for_celery: int
 
 
 class ArrivalQueue(Protocol):

@@ -96,7 +96,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch_size: _Positive = 5000
     commit_target_seconds: _Seconds = 1.0
     batch_bytes: _Positive = 32 * 1024 * 1024
-    ingress_batch: Annotated[int, msgspec.Meta(ge=0, le=_MOST)] = 1000
+    ingress_batch: Annotated[int, msgspec.Meta(ge=0, le=_MOST)] = 2000
     max_pending: _Positive = 1_000_000
     when_full: WhenFull = "raise"
     full_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 30.0

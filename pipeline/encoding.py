@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
 
 from pipeline.config import Config
 from pipeline.core.change import Change, TableNames, canonical_table, check_event_id, lane_of, seal, shard_of
-from pipeline.core.codec import Envelope, body_json, kwargs_json
+from pipeline.core.codec import Envelope, bodies_json, body_json, json_texts, kwargs_json
 from pipeline.core.encoded import Encoded
+from pipeline.core.sealing import seal_all
 from pipeline.errors import EventTooLarge, InvalidEvent
 
 __all__ = ["Encoder"]
@@ -19,6 +21,9 @@ WRITTEN_THROUGH: Final = (
     "the table is in PIPELINE_WRITE_THROUGH_TABLES: call write_through; its changes cannot be part of a group or come "
     "from Celery, where a message may be delivered twice"
 )
+
+_MOST_BYTES: Final = 4
+"""Of a character in UTF-8."""
 
 _to_json: Final = msgspec.json.Encoder().encode
 
@@ -39,6 +44,9 @@ class Encoder:
         task = f"{config.namespace}.apply_event"
         self._envelopes = [Envelope(task, f"{config.namespace}.events.{{{shard}}}") for shard in range(config.shards)]
 
+        longest = max(envelope.size(b"", b"") for envelope in self._envelopes)
+        self._surely_fits = (self._max_bytes - longest) // (2 * _MOST_BYTES)
+
     def new_id(self) -> str:
         """A fresh event id."""
         return self._new_ids(1)[0]
@@ -56,16 +64,44 @@ class Encoder:
         event = self.new_id() if event_id is None else check_event_id(event_id)
         return self._encode(sealed, event, shard_by, dedupe=event_id is not None)
 
+    def encode_unsealed(self, change: Change, identity: str | None, event_id: str) -> Encoded:
+        """`encode` for what `pipeline.core.change.unseal` has given, if all of its values are their own wire form."""
+        return self._encode([(msgspec.to_builtins(change), identity)], check_event_id(event_id), dedupe=True)
+
     def encode_each(self, changes: Sequence[Change]) -> list[Encoded]:
         """One event for each change; raises as `encode`."""
         ids = self._new_ids(len(changes))
-        return [self._encode([_sealed(change)], event) for change, event in zip(changes, ids, strict=True)]
+        try:
+            events = self._encode_all(changes, ids)
+        except (InvalidEvent, ValueError, TypeError):
+            events = None  # now it is found out which change it is, and what is wrong with it
+        if events is None:
+            return [self._encode([_sealed(change)], event) for change, event in zip(changes, ids, strict=True)]
+        return events
+
+    def _encode_all(self, changes: Sequence[Change], ids: Sequence[str]) -> list[Encoded] | None:
+        sealed = seal_all(changes)
+        if sealed is None:
+            return None
+        tables, names, kwargs = sealed
+        if self._restricted:
+            self._check_allowed(set(tables))
+        id_jsons, bodies = json_texts(ids), bodies_json(kwargs)
+        if max(map(len, id_jsons)) + max(map(len, bodies)) > self._surely_fits:
+            return None
+        shards = map(lane_of, tables, names, ids, repeat(self._shards))
+        return [
+            Encoded(event, id_json, shard, body, () if name is None else ((f"{table}:{name}", json),))
+            for event, id_json, shard, body, table, name, json in zip(
+                ids, id_jsons, shards, bodies, tables, names, kwargs, strict=True
+            )
+        ]
 
     def _encode(
         self, sealed: Sequence[_Sealed], event: str, shard_by: str | None = None, *, dedupe: bool = False
     ) -> Encoded:
         if self._restricted:
-            self._check_allowed(sealed)
+            self._check_allowed([wire["table"] for wire, _ in sealed])
         rows: Sequence[tuple[str, str]] = ()
         if len(sealed) == 1 and shard_by is None:  # then the arguments are the change: encode it once
             ((wire, identity),) = sealed
@@ -91,12 +127,12 @@ class Encoder:
             )
         return Encoded(event, id_json.decode(), shard, body.decode(), rows, dedupe)
 
-    def _check_allowed(self, sealed: Sequence[_Sealed]) -> None:
-        for wire, _ in sealed:
-            if self._tables and wire["table"] not in self._tables:
-                raise InvalidEvent("the table is not in PIPELINE_TABLES", wire["table"])
-            if wire["table"] in self._through:
-                raise InvalidEvent(WRITTEN_THROUGH, wire["table"])
+    def _check_allowed(self, tables: Iterable[str]) -> None:
+        for table in tables:
+            if self._tables and table not in self._tables:
+                raise InvalidEvent("the table is not in PIPELINE_TABLES", table)
+            if table in self._through:
+                raise InvalidEvent(WRITTEN_THROUGH, table)
 
 
 def _sealed(change: object) -> _Sealed:

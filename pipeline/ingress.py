@@ -20,9 +20,10 @@ from pipeline.config import Config
 from pipeline.core.claim import Busy
 from pipeline.core.intake import ForCelery, Refused
 from pipeline.errors import PipelineError, PipelineFull
-from pipeline.ports import Encoded, EventBuffer
+from pipeline.ports import Encoded, EventBuffer, nothing
+from pipeline.supply import Supply
 from pipeline.telemetry import Probe, Step, ignore
-from pipeline.writer import CHUNK, Ingress
+from pipeline.writer import CHUNK, CHUNK_CHARACTERS, Ingress
 
 __all__ = ["BulkIngress", "Taken"]
 
@@ -31,8 +32,18 @@ log: Final = logging.getLogger("pipeline.ingress")
 CeleryReads = Callable[[bytes | str], object]
 """See `pipeline.writer.Ingress.sort`."""
 
-_Lanes = dict[int, list[tuple[Encoded, bytes]]]
-"""Events by shard, each with the message that it came as, oldest first."""
+_Lane = list[tuple[Encoded, bytes]]
+"""Events, each with the message that it came as, oldest first."""
+
+_Lanes = dict[int, _Lane]
+_Full = dict[int, list[bytes]]
+"""Messages that have to wait, by their shards."""
+
+_AHEAD: Final = 500
+"""Messages that are judged while Redis writes those before them: so many take each of them some milliseconds."""
+
+_TELL_SECONDS: Final = 0.2
+"""How often others hear that they may flush what was taken so far: then a shard has some hundreds of events."""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -72,15 +83,21 @@ class BulkIngress:
         self._now = now
         self._probe = probe
 
-    async def take(self, owner: str, celery_reads: CeleryReads) -> Taken:
+    async def take(self, owner: str, celery_reads: CeleryReads, meanwhile: Callable[[], object] = nothing) -> Taken:
         """Take messages under the name ``owner`` until nothing is left, or it is time to flush what was taken.
+
+        ``meanwhile`` is called every now and then: others may flush what was taken so far.
 
         Raises no `PipelineError`: the flush must go on, since that is what makes room.
         """
         total = Taken()
         try:
+            told = self._clock()
             async for taken in self._taken(owner, celery_reads):
                 total = _sum(total, taken)
+                if self._clock() - told > _TELL_SECONDS:
+                    meanwhile()
+                    told = self._clock()
         except PipelineError as error:
             log.warning("the ingress queue cannot be taken now: %s", error)
             total = msgspec.structs.replace(total, error=str(error))
@@ -110,44 +127,47 @@ class BulkIngress:
                     yield await self._place(waited, celery_reads)
 
     async def _place(self, arrivals: Arrivals, celery_reads: CeleryReads) -> Taken:
-        lanes, for_celery, refused = await self._sorted(arrivals, celery_reads)
+        """Give each of ``arrivals`` its place; the next of them are judged while Redis writes those before."""
+        self._probe(Step.ARRIVED)
+        now = self._now()
+        supply = Supply(
+            () if arrivals.suspect else arrivals.messages,
+            _AHEAD,
+            lambda part: [self._judged(raw, now, celery_reads) for raw in part],
+        )
+        for_celery: list[bytes] = []
+        if arrivals.suspect:
+            log.error("a message of the ingress queue ends whoever takes it, and is left to Celery")
+            for_celery += arrivals.messages
         # what is newer goes behind what waits; but those that have waited are in front of it
-        full = {
-            shard: [raw for _, raw in lanes.pop(shard)]
-            for shard in arrivals.waiting & lanes.keys()
-            if shard != arrivals.source
-        }
-        accepted = sum(map(len, lanes.values()))
-        refused_by = await self._write(lanes)
-        full |= refused_by
+        full: _Full = {shard: [] for shard in arrivals.waiting if shard != arrivals.source}
+        position = events = refused = 0
+        while verdicts := supply.take():
+            lanes: _Lanes = {}
+            part = arrivals.messages[position : position + len(verdicts)]
+            for verdict, raw in zip(verdicts, part, strict=True):
+                match verdict:
+                    case Encoded():
+                        lanes.setdefault(verdict.shard, []).append((verdict, raw))
+                        events += 1
+                    case ForCelery():
+                        for_celery.append(raw)
+                    case Refused(reason):
+                        await self._refuse(raw, reason, f"{arrivals.batch}-{arrivals.dropped + position}")
+                        refused += 1
+                position += 1
+            await self._write(lanes, full, supply.prepare)
+        full = {shard: messages for shard, messages in full.items() if messages}
         if not await self._queue.settle(arrivals, for_celery, full):
             log.warning("messages of the ingress queue are taken again: somebody else was there, or Redis restarted")
         self._probe(Step.PLACED)
         waiting = sum(map(len, full.values()))
-        return Taken(accepted - sum(map(len, refused_by.values())), refused, len(for_celery), waiting)
+        return Taken(events - waiting, refused, len(for_celery), waiting)
 
-    async def _sorted(self, arrivals: Arrivals, celery_reads: CeleryReads) -> tuple[_Lanes, list[bytes], int]:
-        """The events by their shards; messages for Celery; and how many were refused, and handed to the flush."""
-        self._probe(Step.ARRIVED)
-        if arrivals.suspect:
-            log.error("a message of the ingress queue ends whoever takes it, and is left to Celery")
-            return {}, list(arrivals.messages), 0
-        now = self._now()
-        lanes: _Lanes = {}
-        for_celery: list[bytes] = []
-        refused = 0
-        for position, raw in enumerate(arrivals.messages, arrivals.dropped):
-            match self._judged(raw, now, celery_reads):
-                case Refused(reason):
-                    log.error("a message of %d bytes is refused and becomes a dead letter, which says why", len(raw))
-                    await self._ingress.bury(raw, reason, f"{arrivals.batch}-{position}")
-                    self._probe(Step.REFUSED)
-                    refused += 1
-                case ForCelery():
-                    for_celery.append(raw)
-                case event:
-                    lanes.setdefault(event.shard, []).append((event, raw))
-        return lanes, for_celery, refused
+    async def _refuse(self, raw: bytes, reason: str, delivery: str) -> None:
+        log.error("a message of %d bytes is refused and becomes a dead letter, which says why", len(raw))
+        await self._ingress.bury(raw, reason, delivery)
+        self._probe(Step.REFUSED)
 
     def _judged(self, raw: bytes, now: datetime, celery_reads: CeleryReads) -> Encoded | Refused | ForCelery:
         try:
@@ -156,22 +176,37 @@ class BulkIngress:
             log.exception("a message cannot be read")
             return Refused(f"cannot be read: {type(error).__name__}")
 
-    async def _write(self, lanes: _Lanes) -> dict[int, list[bytes]]:
-        """Accept events, in order; the messages of those for which their shards have no room."""
-        full: dict[int, list[bytes]] = {}
-        for start in range(0, max(map(len, lanes.values()), default=0), self._chunk):
-            parts = [
-                (shard, [event for event, _ in part])
+    async def _write(self, lanes: _Lanes, full: _Full, meanwhile: Callable[[], None]) -> None:
+        """Accept events, in order; the messages of those for which their shards have no room are added to ``full``."""
+        while True:
+            for shard in full.keys() & lanes.keys():
+                full[shard] += [raw for _, raw in lanes.pop(shard)]
+            if not lanes:
+                return
+            chunks = [
+                self._buffer.chunk(shard, [event for event, _ in lane[: self._fitting(lane)]])
                 for shard, lane in lanes.items()
-                if shard not in full and (part := lane[start : start + self._chunk])
             ]
-            for (shard, _), outcome in zip(parts, await self._buffer.write_chunks(parts), strict=True):
+            for chunk, outcome in zip(chunks, await self._buffer.write_chunks(chunks, meanwhile), strict=True):
+                shard, count = chunk.shard, len(chunk.events)
                 if isinstance(outcome, PipelineFull):
-                    full[shard] = [raw for _, raw in lanes[shard][start:]]
+                    full[shard] = []
                 elif isinstance(outcome, PipelineError):
                     raise outcome
+                elif count == len(lanes[shard]):
+                    del lanes[shard]
+                else:
+                    lanes[shard] = lanes[shard][count:]
             self._probe(Step.ADMITTED)
-        return full
+
+    def _fitting(self, lane: _Lane) -> int:
+        """How many events of a lane go into one call; one at least."""
+        characters = 0
+        for count, (event, _) in enumerate(lane[: self._chunk]):
+            characters += len(event.body)
+            if characters > CHUNK_CHARACTERS and count:
+                return count
+        return self._chunk
 
 
 def _sum(one: Taken, other: Taken) -> Taken:

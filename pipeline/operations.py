@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from pipeline.buffer.connection import check_broker
-from pipeline.buffer.inspection import inspect_broker, inspect_buffer
+from pipeline.buffer.inspection import inspect_arrivals, inspect_broker, inspect_buffer
 from pipeline.buffer.redis import RedisBuffer, connect
 from pipeline.buffer.survey import RedisSurvey
 from pipeline.buffer.topology import Topology, check_topology
@@ -31,7 +31,7 @@ from pipeline.ports import Ledger
 from pipeline.receipts import Receipt
 from pipeline.reconcile import Reconciled, Reconciler
 from pipeline.replay import Replayer
-from pipeline.status import Sides, Status, buffer_status, shard_statuses, status_of
+from pipeline.status import BufferStatus, Sides, Status, buffer_status, shard_statuses, status_of
 from pipeline.store.dead_letters import PostgresDeadLetters, PostgresLedger
 from pipeline.store.inspection import inspect_store
 from pipeline.store.postgres import PostgresStore
@@ -131,11 +131,11 @@ class Operations:
     def sides(self) -> Sides:
         """What Redis and PostgreSQL say of the shards; a side that cannot be asked is an error in its place."""
         ledger = _asked(self.ledger.shards)
-        states = _asked(self._buffer.states)
-        now_ms = time.time() * 1000
-        if isinstance(states, PipelineError):
-            return Sides(states, ledger)
-        return Sides(buffer_status(self.config.namespace, states, now_ms), ledger)
+        return Sides(_asked(self._buffer_status), ledger)
+
+    def _buffer_status(self) -> BufferStatus:
+        states, ingress = self._buffer.states(), inspect_arrivals(self._redis, self.config)
+        return buffer_status(self.config.namespace, states, ingress, time.time() * 1000)
 
     def status(self) -> Status:
         """Pending events, frozen batches and dead letters, per shard and in sum.
@@ -184,7 +184,7 @@ class Operations:
         return diagnose(
             Facts(
                 buffer=_asked(lambda: inspect_buffer(self._redis, self._check_topology)),
-                broker=_asked(lambda: inspect_broker(self.config)),
+                broker=_asked(lambda: inspect_broker(self.config, time.sleep)),
                 store=_asked(lambda: inspect_store(self._sessions, self.config)),
                 lanes=sides.buffer
                 if isinstance(sides.buffer, PipelineError)

@@ -12,7 +12,7 @@ from pipeline.config import Durability
 from pipeline.core.change import Change, Event
 from pipeline.core.claim import Busy, Claimed, Cut, Empty, FailureKind, PausedTable, Resting
 from pipeline.core.codec import Malformed
-from pipeline.core.encoded import Encoded, Written
+from pipeline.core.encoded import Chunk, Encoded, Written
 from pipeline.errors import ApplyFailed, PipelineError
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Batch",
     "Buffer",
     "Busy",
+    "Chunk",
     "Claimed",
     "Cut",
     "DeadLetter",
@@ -97,7 +98,7 @@ class Session(Protocol):
     """Writes that go to the same server over the same connection."""
 
     async def write_chunks(
-        self, chunks: Sequence[tuple[int, Sequence[Encoded]]], meanwhile: Callable[[], object] = nothing
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = nothing
     ) -> list[list[Written] | PipelineError]:
         """See `EventBuffer.write_chunks`."""
         ...
@@ -117,8 +118,12 @@ class EventBuffer(Protocol):
         """Accept events of one shard, all or none, in one round trip; raises `PipelineFull`."""
         ...
 
+    def chunk(self, shard: int, events: Sequence[Encoded]) -> Chunk:
+        """``events`` of one shard, ready for `write_chunks`; raises nothing."""
+        ...
+
     async def write_chunks(
-        self, chunks: Sequence[tuple[int, Sequence[Encoded]]], meanwhile: Callable[[], object] = nothing
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = nothing
     ) -> list[list[Written] | PipelineError]:
         """Several `write` calls in one round trip; each chunk has its own outcome.
 

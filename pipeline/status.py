@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline.arrivals import Depth
 from pipeline.core.drain import drain_seconds
 from pipeline.errors import PipelineError
 from pipeline.ports import ShardLedger, ShardState
@@ -55,18 +56,21 @@ class ShardStatus(LaneStatus, frozen=True, kw_only=True):
 
 
 class BufferStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """All shards and their sums, as far as Redis knows them."""
+    """All shards and their sums, as far as Redis knows them. ``ingress``: see `Status`."""
 
     namespace: str
     pending: int
     frozen: int
     parked: int
     oldest_age: float | None
+    ingress: Depth | None
     shards: list[LaneStatus]
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """All shards and their sums.
+
+    ``ingress`` is what Celery clients have sent and is not in a shard yet, ``None`` where that lies elsewhere.
 
     Not ``healthy``: a batch keeps failing, a table or column is paused, or PostgreSQL went back in time.
     """
@@ -77,6 +81,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     parked: int
     oldest_age: float | None
     dead_letters: int
+    ingress: Depth | None
     healthy: bool
     shards: list[ShardStatus]
 
@@ -88,10 +93,10 @@ class Sides(msgspec.Struct, frozen=True):
     ledger: list[ShardLedger] | PipelineError
 
 
-def buffer_status(namespace: str, states: Iterable[ShardState], now_ms: float) -> BufferStatus:
+def buffer_status(namespace: str, states: Iterable[ShardState], ingress: Depth | None, now_ms: float) -> BufferStatus:
     """What Redis says, with ages instead of times."""
     lanes = [_lane(state, now_ms) for state in states]
-    return BufferStatus(namespace=namespace, **_sums(lanes), shards=lanes)
+    return BufferStatus(namespace=namespace, **_sums(lanes), ingress=ingress, shards=lanes)
 
 
 def shard_statuses(lanes: Iterable[LaneStatus], ledgers: Iterable[ShardLedger]) -> list[ShardStatus]:
@@ -116,6 +121,7 @@ def status_of(sides: Sides) -> Status:
         namespace=buffer.namespace,
         **_sums(shards),
         dead_letters=sum(shard.dead_letters for shard in shards),
+        ingress=buffer.ingress,
         healthy=not any(shard.failures or shard.store_gaps or shard.paused for shard in shards),
         shards=shards,
     )

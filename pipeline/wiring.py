@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Self
@@ -24,6 +24,7 @@ from pipeline.flush import End
 from pipeline.ingress import BulkIngress, CeleryReads, Taken
 from pipeline.operations import Operations, owner
 from pipeline.parts import Parts
+from pipeline.ports import nothing
 from pipeline.receipts import Receipt, Slip
 from pipeline.telemetry import Probe, ignore
 from pipeline.through import PATIENCE_SECONDS, Flushed
@@ -221,14 +222,15 @@ class Pipeline(Operations):
             time.monotonic, lambda: datetime.now(UTC), probe=self._probe,
         )  # fmt: skip
 
-    def take_ingress(self, celery_reads: CeleryReads) -> Taken:
+    def take_ingress(self, celery_reads: CeleryReads, meanwhile: Callable[[], object] = nothing) -> Taken:
         """Accept the events in Celery's ingress queue in bulk, if that lies in this Redis; what the flush begins with.
 
-        ``celery_reads``: see `pipeline.writer.Ingress.sort`. Raises no `PipelineError`; the answer says it.
+        ``celery_reads``: see `pipeline.writer.Ingress.sort`; ``meanwhile``: see `pipeline.ingress.BulkIngress.take`.
+        Raises no `PipelineError`; the answer says it.
         """
         if not self.config.shares_broker:
             return Taken()
-        return run(self._bulk_ingress.take(owner(), celery_reads))
+        return run(self._bulk_ingress.take(owner(), celery_reads, meanwhile))
 
     # --- reading
 

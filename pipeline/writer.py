@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -12,11 +12,11 @@ import msgspec
 from pipeline.config import DURABILITIES, Config, Durability, WhenFull
 from pipeline.core.change import Change, changes_of, unseal
 from pipeline.core.codec import OPEN_END, Envelope, malformed_kwargs, read_arguments, refused_header
-from pipeline.core.intake import ForCelery, Intake, Refused, fingerprint, read
+from pipeline.core.intake import ForCelery, Intake, Refused, fingerprint, ordinary, read
 from pipeline.encoding import Encoder
 from pipeline.errors import DurabilityNotReached, InvalidEvent, PipelineError, PipelineFull
 from pipeline.patience import Attempts, Patience
-from pipeline.ports import Encoded, EventBuffer, Session, Written
+from pipeline.ports import Chunk, Encoded, EventBuffer, Session, Written
 from pipeline.receipts import Slip, Stamp
 from pipeline.supply import Supply
 from pipeline.telemetry import Probe, Step, ignore
@@ -26,16 +26,27 @@ __all__ = ["Ingress", "Writer", "told"]
 R = TypeVar("R", bound=Slip)
 
 CHUNK: Final = 250
-"""Most events of one shard in one script call: it holds Redis for 1 to 2 ms."""
+"""Events that are made ready at once, for each shard."""
+
+MOST: Final = CHUNK * 5 // 4
+"""Of one shard in one script call, which holds Redis for 1 to 2 ms: no hash gives every shard the same number."""
 
 CHUNK_CHARACTERS: Final = 2**18
 """After so many of their bodies a call takes no more events; they are copied several times, which holds Redis, too."""
 
 _to_json: Final = msgspec.json.Encoder().encode
 
-_WriteChunks = Callable[
-    [Sequence[tuple[int, Sequence[Encoded]]], Callable[[], None]], Awaitable[list[list[Written] | PipelineError]]
-]
+_WriteChunks = Callable[[Sequence[Chunk], Callable[[], None]], Awaitable[list[list[Written] | PipelineError]]]
+_Lanes = dict[int, list[int]]
+_Parts = list[tuple[Sequence[int], Chunk]]
+
+
+class _Load(NamedTuple):
+    """Events, where they go to by their positions, and the first ones of each lane, ready to be sent."""
+
+    events: Sequence[Encoded]
+    lanes: _Lanes
+    parts: _Parts
 
 
 class Writer(Generic[R]):
@@ -54,12 +65,15 @@ class Writer(Generic[R]):
         self._buffer = buffer
         self._shards = config.shards
         self._chunk = min(CHUNK, config.max_pending // config.shards)
+        self._most = min(MOST, config.max_pending // config.shards)
         self._durability = config.durability
         self._when_full = config.when_full
         self._patience = patience
         self._encoder = Encoder(config, new_ids)
         self.encode = self._encoder.encode
         """See `pipeline.encoding.Encoder.encode`."""
+        self.encode_unsealed = self._encoder.encode_unsealed
+        """See `pipeline.encoding.Encoder.encode_unsealed`."""
         self._stamp = stamp
         self._probe = probe
 
@@ -129,45 +143,50 @@ class Writer(Generic[R]):
         return [receipt for receipt in receipts if receipt is not None]
 
     async def _send_all(self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[R | None]) -> None:
-        supply = Supply(changes, self._chunk * self._shards, self._encoder.encode_each)
+        supply = Supply(changes, self._chunk * self._shards, self._load)
         try:
-            while events := supply.take():
-                receipts += [None] * len(events)
-                await self._send(events, write_chunks, receipts, supply.prepare)
+            while load := supply.take():
+                receipts += [None] * len(load.events)
+                await self._send(load, write_chunks, receipts, supply.prepare)
         except PipelineError as error:
             raise told(error, [*receipts, *[None] * (supply.taken - len(receipts))]) from error.__cause__
 
-    async def _send(
-        self,
-        events: Sequence[Encoded],
-        write_chunks: _WriteChunks,
-        receipts: list[R | None],
-        meanwhile: Callable[[], None],
-    ) -> None:
-        """Send ``events``; theirs are the last of ``receipts``, and are filled in as they are accepted."""
-        first = len(receipts) - len(events)
-        lanes: dict[int, list[int]] = {}
+    def _load(self, changes: Sequence[Change]) -> _Load:
+        events = self._encoder.encode_each(changes)
+        lanes: _Lanes = {}
         for position, event in enumerate(events):
             lanes.setdefault(event.shard, []).append(position)
+        return _Load(events, lanes, self._parts(lanes, events))
+
+    async def _send(
+        self, load: _Load, write_chunks: _WriteChunks, receipts: list[R | None], meanwhile: Callable[[], None]
+    ) -> None:
+        """Send what is in ``load``; its receipts are the last ones, and are filled in as events are accepted."""
+        events, lanes, parts = load
+        first = len(receipts) - len(events)
         attempts = self._attempts(self._when_full)
         while lanes:
-            parts = [(shard, self._part(positions, events)) for shard, positions in lanes.items()]
-            outcomes = await write_chunks([(shard, [events[i] for i in part]) for shard, part in parts], meanwhile)
-            for (shard, part), outcome in zip(parts, outcomes, strict=True):
+            outcomes = await write_chunks([chunk for _, chunk in parts], meanwhile)
+            for (part, chunk), outcome in zip(parts, outcomes, strict=True):
                 if not isinstance(outcome, PipelineError):
-                    for position, written in zip(part, outcome, strict=True):
-                        receipts[first + position] = self._receipt(events[position], written)
-                    lanes[shard] = lanes[shard][len(part) :]
+                    for position, receipt in zip(part, map(self._receipt, chunk.events, outcome), strict=True):
+                        receipts[first + position] = receipt
+                    lanes[chunk.shard] = lanes[chunk.shard][len(part) :]
             lanes = {shard: positions for shard, positions in lanes.items() if positions}
             rest = attempts.after(
-                (shard, len(part), outcome) for (shard, part), outcome in zip(parts, outcomes, strict=True)
+                (chunk.shard, len(part), outcome) for (part, chunk), outcome in zip(parts, outcomes, strict=True)
             )
             if rest and all(shard in attempts for shard in lanes):  # nobody else has anything to send
                 await self._pause(rest)
+            parts = self._parts(lanes, events)
+
+    def _parts(self, lanes: _Lanes, events: Sequence[Encoded]) -> _Parts:
+        parts = [(shard, self._part(positions, events)) for shard, positions in lanes.items()]
+        return [(part, self._buffer.chunk(shard, [events[i] for i in part])) for shard, part in parts]
 
     def _part(self, lane: Sequence[int], events: Sequence[Encoded]) -> Sequence[int]:
         """The next events of a lane, few enough for one call, and one of them at least."""
-        part = lane[: self._chunk]
+        part = lane[: self._most]
         characters = 0
         for count, position in enumerate(part):
             characters += len(events[position].body)
@@ -251,6 +270,22 @@ class Ingress:
 
         ``celery_reads`` raises `ValueError` for JSON that Celery, which decodes typed values anywhere, cannot read.
         """
+        return self._ordinary(raw) or self._any(raw, now, celery_reads)
+
+    def _ordinary(self, raw: bytes) -> Encoded | None:
+        """The event in an `Ordinary` message; ``None``: it is another one, or there is something wrong with it."""
+        message = ordinary(raw, self._max_bytes)
+        if message is None or message.task != self._task or message.queue.startswith(self._shard_queue):
+            return None
+        try:
+            change, identity = unseal(message.change)
+            return self._writer.encode_unsealed(change, identity, message.id)
+        except InvalidEvent:
+            return None
+
+    def _any(
+        self, raw: bytes, now: datetime, celery_reads: Callable[[bytes | str], object]
+    ) -> Encoded | Refused | ForCelery:
         try:
             message = read(raw, self._task, self._max_bytes)
             if not message.plain:

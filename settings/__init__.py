@@ -8,7 +8,11 @@ from __future__ import annotations
 import os
 
 from pipeline import Config
+from pipeline.errors import InvalidSetting
 
 __all__ = ["CONFIG"]
 
-CONFIG = Config.from_mapping(os.environ)
+try:
+    CONFIG = Config.from_mapping(os.environ)
+except InvalidSetting as error:  # Celery would make a traceback of three pages of it
+    raise SystemExit(str(error)) from None

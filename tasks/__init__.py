@@ -10,13 +10,17 @@ from kombu import Queue
 
 from pipeline import Pipeline
 from pipeline.contrib.celery import register
+from pipeline.errors import InvalidSetting
 from settings import CONFIG
 
 __all__ = ["app", "pipeline"]
 
 REDIS = ("redis://", "rediss://", "unix://", "sentinel://")
 
-pipeline = Pipeline(CONFIG)
+try:
+    pipeline = Pipeline(CONFIG)
+except InvalidSetting as error:  # a URL that cannot be read
+    raise SystemExit(str(error)) from None
 
 OWN_QUEUES = (f"{CONFIG.namespace}.control", CONFIG.namespace)
 """In the order in which a worker takes them: a flood of events must not starve what flushes."""

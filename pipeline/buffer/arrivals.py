@@ -11,20 +11,15 @@ from pipeline.arrivals import Arrivals, Nothing
 from pipeline.buffer.connection import translated
 from pipeline.buffer.keys import Keys
 from pipeline.buffer.topology import Topology
-from pipeline.buffer.wire import Line, Source, Wire, sound, source
+from pipeline.buffer.wire import Command, Line, Source, Wire, sound, source
 from pipeline.config import Config
 from pipeline.core.claim import Busy
 from pipeline.errors import BufferUnavailable
 
-__all__ = ["RedisArrivals", "arriving"]
+__all__ = ["RedisArrivals"]
 
-_BYTES: Final = 2 * 1024 * 1024
-"""Most bytes of messages that are frozen at once, so that Redis is held for a few milliseconds at most."""
-
-
-def arriving(keys: Keys) -> list[str]:
-    """Every list in which a message of the ingress queue may lie."""
-    return [*keys.ingress, keys.ingress_batch, keys.others, *(shard.waiting for shard in keys.shards)]
+_BYTES: Final = 4 * 1024 * 1024
+"""Most bytes of messages that are taken at once, so that Redis is held for a few milliseconds at most."""
 
 
 _WAITED: Final = 1000
@@ -61,24 +56,35 @@ class RedisArrivals:
             most = _WAITED
         args = [owner, self._lease_ms, most, _BYTES, str(uuid.uuid4()), _text(shard), self._per_shard, _DEATHS]
         async with self._line() as line:
-            reply, life = await _answer(line, self._take, keys, args), line.life
-        match reply:
-            case [b"busy"]:
-                return Busy()
-            case [b"empty", shards]:
-                return Nothing(frozenset(map(int, shards)))
-            case [b"batch", batch, dropped, origin, shards, suspect, *messages]:
-                return Arrivals(
-                    batch=batch.decode(),
-                    dropped=int(dropped),
-                    source=int(origin) if origin else None,
-                    waiting=frozenset(map(int, shards)),
-                    suspect=suspect == 1,
-                    life=life,
-                    messages=messages,
-                )
-            case _:
-                raise BufferUnavailable(f"unexpected reply of the take script: {reply!r:.200}")
+            reply = await _answer(line, self._take, keys, args)
+            match reply:
+                case [b"busy"]:
+                    return Busy()
+                case [b"empty", shards]:
+                    return Nothing(frozenset(map(int, shards)))
+                case [b"batch", batch, dropped, origin, shards, suspect, count]:
+                    messages = await self._messages(line, batch, dropped, count)
+                    if messages is None:
+                        return Busy()
+                    return Arrivals(
+                        batch=batch.decode(),
+                        dropped=int(dropped),
+                        source=int(origin) if origin else None,
+                        waiting=frozenset(map(int, shards)),
+                        suspect=suspect == 1,
+                        life=line.life,
+                        messages=messages,
+                    )
+                case _:
+                    raise BufferUnavailable(f"unexpected reply of the take script: {reply!r:.200}")
+
+    async def _messages(self, line: Line, batch: bytes, dropped: bytes, count: int) -> list[bytes] | None:
+        """The oldest frozen messages, oldest first; ``None`` if somebody else has taken them by now."""
+        names = self._keys
+        look: Command = ("HMGET", names.ingress_state, "batch_id", "dropped")
+        *_, found = sound(await line.send([("MULTI",), look, ("LRANGE", names.ingress_batch, -count, -1), ("EXEC",)]))
+        state, messages = found
+        return messages[::-1] if state == [batch, dropped] else None
 
     async def settle(
         self, arrivals: Arrivals, for_celery: Sequence[bytes], waiting: Mapping[int, Sequence[bytes]]

@@ -36,12 +36,14 @@ def _without_numbers(words: Iterable[Any]) -> tuple[Any, ...]:
     return tuple([b"%d" % word if type(word) is int else word for word in words])
 
 
-def packed(commands: Iterable[Sequence[Any]]) -> bytes:
-    """``commands`` as the bytes that go to Redis. Their words are text, bytes and integers.
+def packed(commands: Iterable[Sequence[Any] | bytes]) -> bytes:
+    """``commands`` as the bytes that go to Redis. Their words are text, bytes and integers; or they are packed already.
 
     redis-py asks of every word more than that, and cuts the bytes into pieces: seven microseconds for a write.
     """
-    return b"".join([pack_command(_without_numbers(words)) for words in commands])
+    return b"".join(
+        [words if isinstance(words, bytes) else pack_command(_without_numbers(words)) for words in commands]
+    )
 
 
 class _Packer(HiredisRespSerializer):

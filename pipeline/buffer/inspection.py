@@ -11,14 +11,17 @@ from urllib.parse import urlsplit
 import msgspec
 import redis
 
-from pipeline.buffer.arrivals import arriving
+from pipeline.arrivals import Depth
 from pipeline.buffer.connection import connect, translated
 from pipeline.buffer.keys import Keys
 from pipeline.config import Config
 from pipeline.core.health import BrokerFacts, BufferFacts
 from pipeline.errors import BufferUnavailable, TopologyMismatch
 
-__all__ = ["inspect_broker", "inspect_buffer"]
+__all__ = ["inspect_arrivals", "inspect_broker", "inspect_buffer"]
+
+_LONGEST_LOOK_SECONDS: Final = 5.0
+"""Nobody wants to wait longer for a doctor. Where beat ticks less often than twice in it, nothing can be said."""
 
 _PORTS: Final = {"amqp": 5672, "pyamqp": 5672, "amqps": 5671, "sentinel": 26379}
 
@@ -73,8 +76,27 @@ def _load_scripts(client: Any) -> str | None:
     return None
 
 
-def inspect_broker(config: Config) -> BrokerFacts:
+def inspect_arrivals(client: redis.Redis, config: Config) -> Depth | None:
+    """Where messages of Celery clients lie, ``None`` if that is not this Redis; raises `BufferUnavailable`."""
+    if not config.shares_broker:
+        return None
+    with translated():
+        return _depth(client, Keys(config.namespace, config.shards))
+
+
+def _depth(client: Any, keys: Keys) -> Depth:
+    pipe = client.pipeline(transaction=False)
+    for key in (*keys.ingress, keys.ingress_batch, keys.others, *(shard.waiting for shard in keys.shards)):
+        pipe.llen(key)
+    *lengths, taken, for_celery = (found := pipe.execute())[: len(keys.ingress) + 2]
+    waiting = sum(found[len(keys.ingress) + 2 :])
+    return Depth(queued=sum(lengths), taken=taken, waiting=waiting, for_celery=for_celery)
+
+
+def inspect_broker(config: Config, sleep: Callable[[float], object]) -> BrokerFacts:
     """See that the broker answers, and how much waits in its queues if it is a Redis.
+
+    If messages of clients wait in it, it looks again after some ticks of beat, with a ``sleep`` of some seconds.
 
     Of several URLs, which Celery separates by semicolons, one that answers is enough.
 
@@ -84,16 +106,16 @@ def inspect_broker(config: Config) -> BrokerFacts:
     problems = []
     for url in filter(None, map(str.strip, config.broker_url.split(";"))):
         try:
-            return _ask_broker(config, url)
+            return _ask_broker(config, url, sleep)
         except BufferUnavailable as error:
             problems.append(error.problem)
     raise BufferUnavailable("; ".join(problems) or "PIPELINE_BROKER_URL names no server")
 
 
-def _ask_broker(config: Config, url: str) -> BrokerFacts:
+def _ask_broker(config: Config, url: str, sleep: Callable[[float], object]) -> BrokerFacts:
     place = urlsplit(url)
     if place.scheme in {"redis", "rediss", "unix"}:
-        return _queues(msgspec.structs.replace(config, redis_url=url))
+        return _queues(msgspec.structs.replace(config, redis_url=url), sleep)
     port = _PORTS.get(place.scheme) and (place.port or _PORTS[place.scheme])
     if place.hostname and port:  # else it is no server that we know: sqs, memory …
         try:
@@ -103,15 +125,36 @@ def _ask_broker(config: Config, url: str) -> BrokerFacts:
     return BrokerFacts(waiting_control=None, waiting_ingress=None)
 
 
-def _queues(config: Config) -> BrokerFacts:
+def _queues(config: Config, sleep: Callable[[float], object]) -> BrokerFacts:
     keys = Keys(config.namespace, config.shards)
     client: Any = connect(config)
     try:
         with translated():
-            pipe = client.pipeline(transaction=False)
-            for key in (keys.control, *arriving(keys)):
-                pipe.llen(key)
-            control, *ingress = pipe.execute()
+            control, depth = client.llen(keys.control), _depth(client, keys)
+            unmoved = _unmoved_seconds(client, keys, 2 * config.flush_interval_seconds, sleep)
     finally:
         client.close()
-    return BrokerFacts(waiting_control=control, waiting_ingress=sum(ingress))
+    ingress = depth.queued + depth.taken + depth.waiting + depth.for_celery
+    return BrokerFacts(waiting_control=control, waiting_ingress=ingress, unmoved_seconds=unmoved)
+
+
+def _unmoved_seconds(client: Any, keys: Keys, seconds: float, sleep: Callable[[float], object]) -> float | None:
+    """``seconds`` if nobody takes a message of the ingress queue for so long although there are some.
+
+    A message does not say when it was sent. So this looks twice whether the oldest is the same and nobody has it.
+    """
+    if seconds > _LONGEST_LOOK_SECONDS or (before := _next_to_take(client, keys)) is None:
+        return None
+    sleep(seconds)
+    return seconds if _next_to_take(client, keys) == before else None
+
+
+def _next_to_take(client: Any, keys: Keys) -> tuple[int, bytes] | None:
+    """The list and the message that is next; ``None`` if there is none, or somebody is taking them."""
+    pipe = client.pipeline(transaction=True)
+    pipe.exists(keys.ingress_lease)
+    lists = (keys.ingress_batch, *keys.ingress)
+    for key in lists:
+        pipe.lindex(key, -1)
+    taking, *oldest = pipe.execute()
+    return None if taking else next(((n, message) for n, message in enumerate(oldest) if message is not None), None)

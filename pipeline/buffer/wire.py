@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Protocol, Self
@@ -21,7 +21,9 @@ from pipeline.ports import nothing
 
 __all__ = ["BlockingWire", "Call", "Command", "Line", "Source", "Wire", "sound", "source"]
 
-Command = tuple[Any, ...]
+Command = tuple[Any, ...] | bytes
+"""Its words, or it is packed already."""
+
 Call = tuple[Sequence[str], Sequence[Any]]
 """The keys and the arguments of a script."""
 
@@ -115,12 +117,19 @@ class Line(ABC):
         meanwhile()
         return [await self.reply() for _ in commands]
 
-    async def call(self, script: Source, calls: Sequence[Call], meanwhile: Callable[[], object] = nothing) -> list[Any]:
+    def call(
+        self, script: Source, calls: Sequence[Call], meanwhile: Callable[[], object] = nothing
+    ) -> Awaitable[list[Any]]:
         """The answers of ``script`` to ``calls``, errors among them as values; in one round trip if Redis knows it.
 
         ``meanwhile`` as in `send`.
         """
-        commands = [script.command(keys, args) for keys, args in calls]
+        return self.run(script, [script.command(keys, args) for keys, args in calls], meanwhile)
+
+    async def run(
+        self, script: Source, commands: Sequence[Command], meanwhile: Callable[[], object] = nothing
+    ) -> list[Any]:
+        """`call`, where ``commands`` are its calls."""
         replies = await self.send(commands, meanwhile)
         # Redis lost its scripts: these calls, and only these, did not run
         if missed := [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]:

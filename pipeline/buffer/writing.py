@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from redis.exceptions import NoScriptError, ResponseError
 
-from pipeline.buffer.connection import translated, unavailable
+from pipeline.buffer.connection import packed, translated, unavailable
 from pipeline.buffer.durable import Question
 from pipeline.buffer.keys import Keys
 from pipeline.buffer.replies import refusal
@@ -20,7 +20,7 @@ from pipeline.config import Config, Durability
 from pipeline.core.codec import Envelope, flush_message
 from pipeline.driving import Sleep
 from pipeline.errors import BufferUnavailable, PipelineError, PipelineFull
-from pipeline.ports import Encoded, Session, Written, nothing
+from pipeline.ports import Chunk, Encoded, Session, Written, nothing
 
 __all__ = ["WANTED_AGAIN_MS", "RedisIntake"]
 
@@ -61,7 +61,7 @@ class RedisIntake:
         with translated():
             async with self._wire.line() as line:
                 await self._topology.check(line, create=True)
-                replies = await line.call(self._write, [self._write_call(shard, events)])
+                replies = await line.run(self._write, [self._write.command(*self._write_call(shard, events))])
             return self._written(shard, events, sound(replies)[0])
 
     async def write_durably(
@@ -100,8 +100,12 @@ class RedisIntake:
                 await self._topology.check(line, create=True)
                 yield _Session(self, line)
 
+    def chunk(self, shard: int, events: Sequence[Encoded]) -> Chunk:
+        """See `pipeline.ports.EventBuffer.chunk`."""
+        return Chunk(shard, events, packed([self._write.command(*self._write_call(shard, events))]))
+
     async def write_chunks(
-        self, chunks: Sequence[tuple[int, Sequence[Encoded]]], meanwhile: Callable[[], object] = nothing
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = nothing
     ) -> list[list[Written] | PipelineError]:
         """See `pipeline.ports.EventBuffer.write_chunks`."""
         with translated():
@@ -110,16 +114,16 @@ class RedisIntake:
                 return await self.write_over(line, chunks, meanwhile)
 
     async def write_over(
-        self, line: Line, chunks: Sequence[tuple[int, Sequence[Encoded]]], meanwhile: Callable[[], object]
+        self, line: Line, chunks: Sequence[Chunk], meanwhile: Callable[[], object]
     ) -> list[list[Written] | PipelineError]:
         """`write_chunks` over this ``line``; raises `RedisError`."""
-        replies = await line.call(self._write, [self._write_call(*chunk) for chunk in chunks], meanwhile)
+        replies = await line.run(self._write, [chunk.command for chunk in chunks], meanwhile)
         outcomes: list[list[Written] | PipelineError] = []
-        for (shard, events), reply in zip(chunks, replies, strict=True):
+        for chunk, reply in zip(chunks, replies, strict=True):
             try:
                 if isinstance(reply, Exception):
                     raise unavailable(reply) from reply
-                outcomes.append(self._written(shard, events, reply))
+                outcomes.append(self._written(chunk.shard, chunk.events, reply))
             except (BufferUnavailable, PipelineFull) as error:
                 outcomes.append(error)
         return outcomes
@@ -179,7 +183,7 @@ class _Session:
         self._line = line
 
     async def write_chunks(
-        self, chunks: Sequence[tuple[int, Sequence[Encoded]]], meanwhile: Callable[[], object] = nothing
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = nothing
     ) -> list[list[Written] | PipelineError]:
         """See `pipeline.ports.EventBuffer.write_chunks`."""
         with translated():

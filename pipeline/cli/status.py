@@ -14,6 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from pipeline.arrivals import Depth
 from pipeline.cli.printing import Cell, print_json, print_table, rich_table, seconds, sentences, tell
 from pipeline.cli.running import FAILED, OK, Command, described, open_pipeline
 from pipeline.errors import PipelineError
@@ -58,7 +59,7 @@ def status(*, as_json: bool, watch: float | None) -> int:
     how long the pending ones will take at that rate, if no more come. A frozen batch is on its way to PostgreSQL:
     attempts says how often it has been taken, failures how often an error was recorded, next_try when it may be tried
     again. Parked events are set aside, because their table cannot be written at all or lacks a column; they come back,
-    in order, when it can.
+    in order, when it can. What Celery clients have sent and is not in a shard yet has a row of its own: ingress.
 
     While PostgreSQL cannot be asked, what Redis knows is shown, without dead letters.
 
@@ -174,7 +175,17 @@ def _rows(found: Status | BufferStatus) -> list[list[Cell]]:
     dead = found.dead_letters if isinstance(found, Status) else None
     age = seconds(found.oldest_age)
     sums: list[Cell] = ["all", found.pending, age, found.parked, found.frozen, attempts, failures, None, None, None]
-    return [*rows, [*sums, dead, None]]
+    return [*rows, [*sums, dead, None], *_arriving(found.ingress)]
+
+
+def _arriving(ingress: Depth | None) -> list[list[Cell]]:
+    """A row for what is not in a shard yet, if there is something."""
+    if ingress is None or not any(msgspec.structs.astuple(ingress)):
+        return []
+    pending = ingress.queued + ingress.taken + ingress.waiting + ingress.for_celery
+    said = f"{ingress.waiting} waiting for room in their shards, {ingress.for_celery} left to Celery"
+    blank: list[Cell] = [None] * (len(_COLUMNS) - 6)
+    return [["ingress", pending, None, None, ingress.taken, *blank, said]]
 
 
 def _ailments(found: Status | BufferStatus) -> str:

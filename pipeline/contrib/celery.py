@@ -207,9 +207,19 @@ def _register_flush(app: Celery, pipeline: Pipeline) -> None:
 
     @app.task(name=f"{namespace}.flush", **options)
     def flush() -> list[int]:
-        """Take what has arrived; flush every shard that has something to do: the last one here, others by tasks."""
+        """Take what has arrived; flush every shard that has something to do: the last one here, others by tasks.
+
+        While there is much to take, others flush already.
+        """
+        asked: list[int] = []
+
+        def share() -> None:
+            for shard in pipeline.shards_to_flush():
+                flush_shard.delay(shard)
+                asked.append(shard)
+
         try:
-            pipeline.take_ingress(read_as_celery)
+            pipeline.take_ingress(read_as_celery, share)
         except Exception:  # whatever it is, what was accepted is written, and room is made
             log.exception("the ingress queue cannot be taken now")
         shards = pipeline.shards_to_flush()
@@ -217,6 +227,8 @@ def _register_flush(app: Celery, pipeline: Pipeline) -> None:
             flush_shard.delay(shard)
         if shards:
             pipeline.flush_shard(shards[-1])
+        if asked:
+            share()  # again, since somebody who was at a shard meanwhile has left there what was little
         return shards
 
     @app.task(name=f"{namespace}.prune_ledger", **options)

@@ -11,6 +11,7 @@ shard. The write script knows them and completes the message (see `OPEN_END`).
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -25,10 +26,12 @@ __all__ = [
     "Malformed",
     "accepted_ms",
     "arguments",
+    "bodies_json",
     "body_json",
     "body_of",
     "decode",
     "flush_message",
+    "json_texts",
     "kwargs_json",
     "malformed_kwargs",
     "read_arguments",
@@ -39,6 +42,7 @@ OPEN_END: Final = b"}}"
 """What the write script puts after ``[seq,ms]`` to complete a message."""
 
 _to_json: Final = msgspec.json.Encoder().encode
+_to_lines: Final = msgspec.json.Encoder().encode_lines
 
 
 class Envelope:
@@ -75,6 +79,16 @@ class Envelope:
 def body_json(kwargs: bytes) -> bytes:
     """The body of a message, for arguments that are JSON already: JSON in a JSON text."""
     return _to_json(f"[[],{kwargs.decode()},{{}}]")
+
+
+def bodies_json(kwargs: Iterable[str]) -> list[str]:
+    """The bodies of many messages, as `body_json` makes them."""
+    return json_texts([f"[[],{one},{{}}]" for one in kwargs])
+
+
+def json_texts(values: Iterable[object]) -> list[str]:
+    """Each of ``values`` as JSON."""
+    return _to_lines(values).decode().split("\n")[:-1]  # JSON has no line break of its own
 
 
 def refused_header(why: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["Encoded", "Written"]
+__all__ = ["Chunk", "Encoded", "Written"]
 
 
 class Encoded(msgspec.Struct, frozen=True, gc=False):
@@ -25,6 +25,14 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     rows: Sequence[tuple[str, str]]
     dedupe: bool = False
     headers: str = ""
+
+
+class Chunk(msgspec.Struct, frozen=True, gc=False):
+    """Events of one shard that go together, and what goes: ``command`` is for the buffer that has made it."""
+
+    shard: int
+    events: Sequence[Encoded]
+    command: bytes
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):

@@ -65,10 +65,14 @@ class BufferFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokerFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the broker holds; ``None``: only its own clients can see that."""
+    """What the broker holds; ``None``: only its own clients can see that.
+
+    ``unmoved_seconds``: for so long nobody took a message of a Celery client although there were some.
+    """
 
     waiting_control: int | None
     waiting_ingress: int | None
+    unmoved_seconds: float | None = None
 
 
 class TableFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,6 +247,14 @@ def _judge_broker(facts: BrokerFacts, flush_interval_seconds: float) -> Iterator
         )
     else:
         yield _ok("broker", f"reachable, {facts.waiting_control} control tasks and {facts.waiting_ingress} events wait")
+    if facts.unmoved_seconds is not None:
+        yield Finding(
+            "ingress",
+            Level.PROBLEM,
+            f"{facts.waiting_ingress} events of Celery clients wait; in {facts.unmoved_seconds:g} s nobody took one",
+            "start beat, which asks for the flush that takes them, and a worker: celery -A tasks beat, "
+            "celery -A tasks worker",
+        )
 
 
 def _judge_store(facts: StoreFacts) -> Iterator[Finding]:

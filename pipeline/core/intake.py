@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from pipeline.core.change import Change
 from pipeline.core.codec import ENCODINGS, body_of
 from pipeline.errors import InvalidEvent
 
-__all__ = ["ForCelery", "Intake", "Refused", "fingerprint", "read"]
+__all__ = ["ForCelery", "Intake", "Ordinary", "Refused", "fingerprint", "ordinary", "read"]
 
 _Text = str | None
+_Untyped = Annotated[str, msgspec.Meta(pattern="^(?!__type__$)")]
+_NoArguments = Annotated[list[Any], msgspec.Meta(max_length=0)]
 _SLACK_BYTES: Final = 65_536  # headers of a stock client: a copy of the arguments, ids, stamps
 _GROWTH: Final = 4  # base64 of ASCII-only JSON: at most 16 bytes for a character that has 4 in UTF-8
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00[5-7]")  # of those in __type__; others, as of Latin-1, are common
 _YEARS: Final = range(1971, 9999)  # which every clock and time zone can count
+_SHORT: Final = 4000  # bytes of a body: in so few there is no integer that has too many digits to travel
 
 
 class _DeliveryInfo(msgspec.Struct, frozen=True):
@@ -87,14 +93,36 @@ class _KnownProperties(_Properties, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class _KnownHeaders(_Headers, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    stamps: dict[str, str] | None = None
+    stamps: dict[_Untyped, str] | None = None
 
 
 class _KnownMessage(_Message, frozen=True, rename="kebab", forbid_unknown_fields=True, kw_only=True):
-    """What stock clients send: with nothing in it that is not looked at."""
+    """What stock clients send: with nothing in it that is not looked at, and no place for a typed value of Celery."""
 
     properties: _KnownProperties
     headers: _KnownHeaders = _KnownHeaders()
+
+
+class _OrdinaryProperties(_KnownProperties, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
+    body_encoding: Literal["base64"]
+
+
+class _OrdinaryHeaders(_KnownHeaders, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
+    id: str
+    task: str
+    eta: None = None
+    expires: None = None
+    compression: None = None
+
+
+class _OrdinaryMessage(_KnownMessage, frozen=True, rename="kebab", forbid_unknown_fields=True, kw_only=True, gc=False):
+    """What stock clients send unless they are told otherwise, and at once. Of the others there are few."""
+
+    body: bytes  # type: ignore[assignment]  # base64, which it is decoded from
+    properties: _OrdinaryProperties
+    headers: _OrdinaryHeaders
+    content_type: Literal["application/json"]
+    content_encoding: Literal["utf-8"]
 
 
 class _Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +130,13 @@ class _Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     errbacks: list[dict[str, Any]] | None = None
     chain: list[dict[str, Any]] | None = None
     chord: dict[str, Any] | None = None
+
+
+class _NothingFollows(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    callbacks: None = None
+    errbacks: None = None
+    chain: None = None
+    chord: None = None
 
 
 class _Protocol1(msgspec.Struct, frozen=True):
@@ -123,8 +158,19 @@ _to_json: Final = msgspec.json.Encoder().encode
 _in_order: Final = msgspec.json.Encoder(order="deterministic").encode
 _decode_message: Final = msgspec.json.Decoder(_Message).decode
 _decode_known: Final = msgspec.json.Decoder(_KnownMessage).decode
+_decode_ordinary: Final = msgspec.json.Decoder(_OrdinaryMessage).decode
 _decode_body: Final = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], _Embed | None]).decode
+_decode_one_change: Final = msgspec.json.Decoder(tuple[_NoArguments, Change, _NothingFollows]).decode
 _decode_protocol_1: Final = msgspec.json.Decoder(_Protocol1).decode
+
+
+class Ordinary(msgspec.Struct, frozen=True, gc=False):
+    """A message as nearly all are: of one change that is to be made now, whose values travel as they are."""
+
+    task: str
+    id: str
+    queue: str
+    change: Change
 
 
 class Intake(msgspec.Struct, frozen=True):
@@ -155,6 +201,25 @@ class ForCelery(msgspec.Struct, frozen=True):
     """A message that only Celery can handle: it is of another ``task``, or due later, or others are to follow it."""
 
     task: str
+
+
+def ordinary(raw: bytes, max_bytes: int) -> Ordinary | None:
+    """The message in ``raw`` if it is an `Ordinary` one; ``None``: `read` has to say what it is.
+
+    Every field is looked at as it is decoded, and nothing is decoded twice; Celery would find the same in it.
+    """
+    if len(raw) > max_bytes:
+        return None
+    try:
+        message = _decode_ordinary(raw)
+        body = message.body
+        if len(body) > _SHORT or _may_be_typed(body):
+            return None
+        _, change, _ = _decode_one_change(body)
+    except (ValueError, RecursionError):
+        return None
+    headers = message.headers
+    return Ordinary(headers.task, headers.id, message.properties.delivery_info.routing_key, change)
 
 
 def read(raw: bytes, task: str, max_bytes: int) -> Intake:
@@ -201,14 +266,14 @@ def read(raw: bytes, task: str, max_bytes: int) -> Intake:
 def _decoded(raw: bytes) -> tuple[_Message, bool]:
     """The message, and whether it is plain: see `Intake`."""
     try:
-        return _decode_known(raw), not _may_be_typed(raw)
+        return _decode_known(raw), True
     except ValueError:
         return _decode_message(raw), False
 
 
 def _may_be_typed(text: bytes) -> bool:
     """Whether there may be a typed value of Celery in this JSON; a letter of its mark may be spelled as an escape."""
-    return b"__type__" in text or b"\\u00" in text
+    return b"__type__" in text or (b"\\" in text and _ESCAPED_LETTER.search(text) is not None)
 
 
 def fingerprint(raw: bytes) -> str | None:

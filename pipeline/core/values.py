@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -23,7 +23,17 @@ from uuid import UUID
 
 from pipeline.errors import InvalidEvent
 
-__all__ = ["Columns", "Value", "from_wire", "identity", "key_texts", "timedelta_us", "to_wire", "travels_as_it_is"]
+__all__ = [
+    "Columns",
+    "Value",
+    "from_wire",
+    "identities",
+    "identity",
+    "key_texts",
+    "timedelta_us",
+    "to_wire",
+    "travels_as_it_is",
+]
 
 type_names: Final = (
     "None, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID, Enum, list, dict"
@@ -268,6 +278,22 @@ def identity(key: Columns) -> str:
         else:
             parts.append(label + _key_text(name, value))
     return "&".join(parts)
+
+
+def identities(keys: Sequence[Columns]) -> list[str]:
+    """The `identity` of each of ``keys``, which all have the same columns; raises as that."""
+    texts = [_key_texts(name, label, [key[name] for key in keys]) for name, label in _labels(tuple(keys[0]))]
+    return texts[0] if len(texts) == 1 else list(map("&".join, zip(*texts, strict=True)))
+
+
+def _key_texts(name: str, label: str, column: Sequence[Value]) -> list[str]:
+    """A column of keys, behind its ``label``."""
+    kinds = set(map(type, column))
+    if kinds == {int} and -_GLANCE < min(column) <= max(column) < _GLANCE:
+        return [f"{label}{value}" for value in column]
+    if kinds == {str} and "".join(column).isalnum():
+        return [label + value for value in column]
+    return [label + _key_text(name, value) for value in column]
 
 
 @lru_cache(maxsize=_KNOWN_NAMES)

@@ -19,7 +19,7 @@ from scripts.benchmark.telling import finish, measured, show
 @click.option("--events", type=click.IntRange(min=1), help=f"Drained in each round; default: {Plan().events:,}.")
 @click.option("--rows", type=click.IntRange(min=1), help=f"Written one by one in each round; default: {Plan().rows:,}.")
 @click.option("--rounds", type=click.IntRange(min=1), help=f"Medians are shown; default: {Plan().rounds}.")
-@click.option("--quick", is_flag=True, help="One short round, to see that everything works; its numbers mean little.")
+@click.option("--quick", is_flag=True, help="One short round, to see that everything works; judges no goal.")
 @click.option("--without-batches", is_flag=True, help="Leave celery-batches out; it needs pip and a network once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--picture", "picture_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw bars, as SVG.")
@@ -41,7 +41,7 @@ def main(
 ) -> None:
     """Measure this pipeline beside what people use instead.
 
-    Exits with 1 if a goal is missed by more than 15 %.
+    Exits with 1 if a goal is missed by more than 15 %; they are judged at full sizes only.
     """
     if context.invoked_subcommand is not None:
         return

@@ -186,6 +186,8 @@ def _goal(line: Line) -> list[str]:
 
 
 def _verdict(line: Line) -> str:
+    if line.ok is None:
+        return "not judged: a quick run"
     if not line.ok:
         return "missed"
     exactly = line.value is not None and (line.value <= line.goal if line.at_most else line.value >= line.goal)

@@ -22,15 +22,15 @@ SECONDS = 110.0
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_one_run_judges_every_goal_and_draws_it(tmp_path: Path) -> None:
+def test_a_quick_run_measures_every_goal_and_fails_none(tmp_path: Path) -> None:
     svg = tmp_path / "bars.svg"
     done = subprocess.run(
         [*BENCH, *QUICK, "--json", "--picture", str(svg)], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode in {0, 1}, done.stderr
+    assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert [line["name"] for line in result["lines"]] == [goal.name for goal in GOALS.values()]
-    assert done.returncode == any(line["ok"] is False for line in result["lines"])
+    assert {line["ok"] for line in result["lines"]} == {None}
     unmeasured = {line["name"] for line in result["lines"] if line["value"] is None}
     assert unmeasured == {GOALS["batches"].name}
     assert {"drain: log", "stock task per row: flights", "read, miss"} < result["measured"].keys()

@@ -29,12 +29,13 @@ async def _awaited(awaitable: Awaitable[T]) -> T:
 class BlockingSession:
     """`pipeline.ports.Session`."""
 
-    def __init__(self, session: Session, drive: Drive) -> None:
+    def __init__(self, session: Session, intake: RedisIntake, drive: Drive) -> None:
         self._session = session
+        self._intake = intake
         self._drive = drive
 
     def write_chunks(self, chunks: Chunks) -> Outcomes:
-        return self._drive(self._session.write_chunks(chunks))
+        return self._drive(self._session.write_chunks([self._intake.chunk(*chunk) for chunk in chunks]))
 
     def settle(self, durability: Durability) -> str | None:
         return self._drive(self._session.settle(durability))
@@ -54,7 +55,7 @@ class WholeBuffer(RedisBuffer):
         return self._drive(self._intake.write(shard, events))
 
     def write_chunks(self, chunks: Chunks) -> Outcomes:
-        return self._drive(self._intake.write_chunks(chunks))
+        return self._drive(self._intake.write_chunks([self._intake.chunk(*chunk) for chunk in chunks]))
 
     def write_durably(
         self, shard: int, events: Sequence[Encoded], durability: Durability
@@ -66,7 +67,7 @@ class WholeBuffer(RedisBuffer):
         opening = self._intake.session()
         session = self._drive(_awaited(opening.__aenter__()))
         try:
-            yield BlockingSession(session, self._drive)
+            yield BlockingSession(session, self._intake, self._drive)
         finally:
             self._drive(_awaited(opening.__aexit__(*sys.exc_info())))
 

@@ -158,7 +158,7 @@ def test_status_counts_per_shard_and_in_sum(scene: Scene) -> None:
 def test_the_field_names_of_status_are_those_that_monitoring_relies_on(cli: CommandLine) -> None:
     found = cli("status", "--json").json
     assert list(found) == [
-        "namespace", "pending", "frozen", "parked", "oldest_age", "dead_letters", "healthy", "shards",
+        "namespace", "pending", "frozen", "parked", "oldest_age", "dead_letters", "ingress", "healthy", "shards",
     ]  # fmt: skip
     assert set(found["shards"][0]) == {
         "shard", "pending", "frozen", "oldest_age", "attempts", "failures", "next_try", "error", "applied_batches",

@@ -1,9 +1,11 @@
 """Taken in bulk or by a worker, a message is the same event, or refused for the same reason, or left to Celery."""
 
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery, chain, signature
@@ -72,6 +74,14 @@ class Paths:
             case event:
                 assert self.worker(raw) == event
         return found
+
+    def agree_on_the_short_way(self, raw: bytes) -> bool:
+        """Whether the message is an ordinary one; fails if it would be another event if it were not."""
+        ingress = self.pipeline.ingress
+        ordinary = ingress._ordinary(raw)
+        if ordinary is not None:
+            assert ingress._any(raw, NOW, read_as_celery) == ordinary
+        return ordinary is not None
 
     def sent(self, **options: Any) -> bytes:
         """What lies in the queue after ``send_task``; the Redis transport stores exactly this text."""
@@ -143,6 +153,67 @@ def test_what_is_plain_celery_can_read(paths: Paths) -> None:
     assert plain > MUTANTS / 100
 
 
+texts = st.text(max_size=5) | st.sampled_from(["__type__", "__value__", "a\x00b", "%&=:"])
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
+    max_leaves=4,
+) | st.sampled_from([10**4211, 10**4250, [[[10**4250]]]])
+columns = st.dictionaries(st.sampled_from("abcd") | texts, json_values, min_size=1, max_size=3)
+any_arguments = st.fixed_dictionaries(
+    {"table": st.sampled_from(["page_views", '"Page"', "a.b.c", ""])},
+    optional={
+        "key": st.dictionaries(st.sampled_from("ef"), st.integers() | texts, min_size=1) | columns,
+        "set": columns,
+        "add": st.dictionaries(st.sampled_from("gh"), st.integers() | st.floats(allow_nan=False)) | columns,
+        "max": columns,
+        "min": columns,
+        "delete": st.booleans(),
+        "insert": columns | st.none(),
+        "shard_by": texts,
+    },
+)
+
+
+@settings(max_examples=400)
+@given(any_arguments)
+def test_what_is_ordinary_is_the_event_that_it_would_be_without_the_short_way(paths: Paths, arguments: Any) -> None:
+    paths.agree_on_the_short_way(paths.sent(kwargs=arguments))
+
+
+def test_a_mutant_of_a_stock_message_is_the_same_without_the_short_way(paths: Paths) -> None:
+    sent = [paths.sent(), paths.sent(kwargs={**CHANGE, "set": {"t": "é", "n": None}}), paths.sent(stamps={"a": "b"})]
+    mutants = Mutants(sent, 20_261_122)
+    ordinary = sum(paths.agree_on_the_short_way(mutants.next()) for _ in range(MUTANTS))
+    assert ordinary > MUTANTS / 100
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"kwargs": {**CHANGE, "set": {"a": [1.5, None, {"b": "é"}]}}}, {"priority": 3}]
+)
+def test_what_stock_clients_send_goes_the_short_way(paths: Paths, options: Any) -> None:
+    assert paths.agree_on_the_short_way(paths.sent(**options))
+
+
+@pytest.mark.parametrize("mark", ["__type__", "\\u005f_type__", "__typ\\u0065__"])
+def test_a_typed_value_is_found_however_its_mark_is_spelled(paths: Paths, mark: str) -> None:
+    value = f'{{"{mark}": "uuid", "__value__": {{"hex": "{UUID(int=7).hex}"}}}}'
+    sent = json.loads(paths.sent())
+    change = f'{{"table": "t", "key": {{"id": 1}}, "set": {{"u": {value}}}}}'
+    sent["body"] = b64encode(f"[[], {change}, {{}}]".encode()).decode()
+    found = paths.agree(raw(sent))
+    assert isinstance(found, Encoded)
+    assert '"__type__\\":' in found.body
+    assert not paths.agree_on_the_short_way(raw(sent))
+
+
+@pytest.mark.parametrize("digits", [4200, 4214, 4216, 4290])
+def test_an_integer_has_too_many_digits_on_both_ways(paths: Paths, digits: int) -> None:
+    sent = paths.sent(kwargs={**CHANGE, "set": {"n": 10**digits}})
+    paths.agree_on_the_short_way(sent)
+    assert isinstance(paths.agree(sent), Encoded if digits <= 4214 else Refused)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"countdown": -3600}, {"expires": 3600}, {"compression": "gzip"}, {"retries": 3}]
 )
@@ -160,6 +231,11 @@ def test_what_stock_clients_send_is_an_event_that_celery_need_not_read(paths: Pa
         raw(stock(trace={"__type__": "uuid", "__value__": {"hex": "no"}})),
         raw(stock(trace="x")).replace(b'"trace": "x"', b'"trace": ' + b"9" * 5000),
         raw(stock(stamps={"a": {"__type__": "uuid", "__value__": {"hex": "no"}}})),
+        raw(stock(stamps={"__type__": "uuid", "__value__": "no"})),
+        raw(stock(stamps={"__type__": "uuid", "__value__": "no"})).replace(
+            b'"headers": {', b'"headers": {"stamps": {}, '
+        ),
+        raw(stock(stamps={"\\": "uuid", "__value__": "no"})).replace(b"\\\\", rb"\u005f_t\u0079pe__"),
     ],
 )
 def test_what_only_celery_cannot_read_is_refused_on_both_ways(paths: Paths, sent: bytes) -> None:

@@ -53,33 +53,32 @@ if pending + count > limit then
 end
 
 local SLICE = 500 -- a function takes no more than a few thousand arguments
-local accepted_at = string.format(',%.0f]}}', now)
+local accepted_at, done_with = string.format(',%.0f]}}', now), string.format(' %.0f', after)
 local result = { pending, after, seq }
 local messages, rows, changes, repeatable = {}, {}, {}, {}
-local key, item = 8, 2
+local key, item, row = 8, 2, 0
+local call = redis.call -- looked up once, not for every row
 for place = 1, count do
   local id, body, more, has_seen, keyed = unpack(packed, item, item + 4)
   item = item + 5
-  local known = false
+  local number, known = string.format('%d', seq + 1), false -- a third of the price of %.0f, and a counter fits
   if has_seen then
-    known = redis.call('GET', KEYS[key])
+    known = not call('SET', KEYS[key], number .. done_with, 'PX', dedupe_ms, 'NX')
     if known then
       result[#result + 1] = place
-      result[#result + 1] = known
-    else
-      redis.call('SET', KEYS[key], string.format('%.0f %.0f', seq + 1, after), 'PX', dedupe_ms)
+      result[#result + 1] = call('GET', KEYS[key])
     end
     key = key + 1
   end
   if not known then
     seq = seq + 1
-    local number = string.format('[%.0f', seq)
+    number = '[' .. number
     for i = 0, keyed - 1 do
       local json = packed[item + i]
-      if redis.call('RPUSH', KEYS[key + 2 * i], number .. ',' .. id .. ',' .. json .. ']') > 1 then
+      if call('RPUSH', KEYS[key + 2 * i], number .. ',' .. id .. ',' .. json .. ']') > 1 then
         marks.stacked = seq
       end
-      local row = #rows + 1
+      row = row + 1
       rows[row], changes[row], repeatable[row] = KEYS[key + 2 * i + 1], json, has_seen
     end
     messages[#messages + 1] = head .. id .. to_body .. body .. to_headers .. id .. more .. to_tail .. number .. accepted_at
