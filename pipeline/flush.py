@@ -11,7 +11,8 @@ import msgspec
 
 from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
-from pipeline.core.codec import Malformed, accepted_seq, decode
+from pipeline.core.codec import Malformed, accepted_seq
+from pipeline.core.decoding import decode_all
 from pipeline.core.failure import Contact, Meaning
 from pipeline.core.pace import Size, next_size
 from pipeline.core.retry import delay
@@ -190,7 +191,7 @@ class Flusher:
                 raise _Gone
             begun = True
 
-        entries = [self._entry(message) for message in claim.messages]
+        entries = self._entries(claim)
         turns = turns_of(entries, claim)
         batch = self._batch(claim, entries, turns, verdict)
         try:
@@ -298,9 +299,13 @@ class Flusher:
         if cut is not Cut.OVER:
             raise _Missing(cut)
 
-    def _entry(self, message: bytes) -> Event | Malformed:
-        entry = decode(message, self._task)
-        if isinstance(entry, Malformed) or entry.seq is not None:  # what came through the write side was checked there
+    def _entries(self, claim: Claimed) -> Sequence[Event | Malformed]:
+        entries = decode_all(claim.messages, self._task)
+        return [entry if entry.seq is not None else self._from_outside(entry) for entry in entries]
+
+    def _from_outside(self, entry: Event | Malformed) -> Event | Malformed:
+        """``entry``, refused if it may not be written: what comes through the write side was checked there."""
+        if isinstance(entry, Malformed):
             return entry
         reason = entry.refused
         tables = {change.table for change in entry.changes}
