@@ -16,7 +16,7 @@ from pipeline.core.decoding import decode_all
 from pipeline.core.failure import Contact, Meaning
 from pipeline.core.pace import Size, next_size
 from pipeline.core.retry import delay
-from pipeline.core.turns import displaced_of, first_gap, turns_of
+from pipeline.core.turns import Gap, Order, order_of
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
 from pipeline.errors import ApplyFailed
 from pipeline.pausing import PausedTables, rows_of, set_aside
@@ -186,14 +186,14 @@ class Flusher:
             if isinstance(verdict, Halve):  # only now is it known that the batch was not applied after all
                 raise _Suspected
             if not begun:
-                self._check_complete(claim, entries, turns)
+                self._check_complete(claim, order.gap)
             if not self._buffer.begin(claim, again=begun):
                 raise _Gone
             begun = True
 
         entries = self._entries(claim)
-        turns = turns_of(entries, claim)
-        batch = self._batch(claim, entries, turns, verdict)
+        order = order_of(entries, claim)
+        batch = self._batch(claim, entries, order, verdict)
         try:
             applied = self._write(batch, begin)
         except _Suspected:
@@ -256,7 +256,7 @@ class Flusher:
         self,
         claim: Claimed,
         entries: Sequence[Event | Malformed],
-        turns: Sequence[int],
+        order: Order,
         verdict: Halve | Bury | None,
     ) -> Batch:
         return Batch(
@@ -267,10 +267,10 @@ class Flusher:
             final=claim.tries + 1 >= self._retry.attempts,
             failures=max(claim.begun, claim.failures),
             bury=verdict.reason if isinstance(verdict, Bury) else None,
-            aside=set_aside(entries, claim.paused, self._held(claim, entries), turns),
+            aside=set_aside(entries, claim.paused, self._held(claim, entries), order.turns),
             paused=bool(claim.paused),
-            turns=turns,
-            displaced=displaced_of(entries, claim),
+            turns=order.turns,
+            displaced=order.displaced,
         )
 
     def _held(self, claim: Claimed, entries: Sequence[Event | Malformed]) -> frozenset[str]:
@@ -281,9 +281,8 @@ class Flusher:
             claim, {row for entry in entries if isinstance(entry, Event) for row in rows_of(entry)}
         )
 
-    def _check_complete(self, claim: Claimed, entries: Sequence[Event | Malformed], turns: Sequence[int]) -> None:
+    def _check_complete(self, claim: Claimed, gap: Gap | None) -> None:
         """Raise `_Missing` if an event before one of these is in somebody's hands and may still come back (law L3)."""
-        gap = first_gap(entries, turns, claim)
         if gap is None:
             return
         cut = self._buffer.cut(claim, gap.keep, gap.passed, _PATIENCE_LEASES * self._lease)
