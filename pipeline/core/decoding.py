@@ -8,6 +8,7 @@ there it is found out which one is wrong, and why. Both ways give the same.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -32,11 +33,14 @@ from pipeline.errors import InvalidEvent
 
 __all__ = ["decode_all"]
 
-_TOGETHER: Final = 256
-"""Messages that are looked at together: enough to share the work, few enough that one bad one costs little."""
+_TOGETHER: Final = 512
+"""Messages that are looked at together, so that enough of them are alike, also where many tables are written to."""
+
+_BESIDE: Final = 32
+"""Changes among which the wrong one is looked for one by one."""
 
 _FEW: Final = 4
-"""So many at least that are alike are looked at together: with fewer it does not pay."""
+"""So many changes at least that are alike are looked at together: with fewer it does not pay."""
 
 
 class _Headers(msgspec.Struct, frozen=True, gc=False):
@@ -69,7 +73,7 @@ _decode_body: Final = msgspec.json.Decoder(tuple[tuple[()], Change, _Embed]).dec
 
 
 class _Mixed(Exception):
-    """Changes of several tables, or of several combinations of columns."""
+    """Changes that are not of one form."""
 
 
 _Found = tuple[int, bytes, _Headers, Change]
@@ -85,7 +89,7 @@ def decode_all(messages: Sequence[bytes], task: str) -> list[Event | Malformed]:
 
 
 def _decode_some(messages: Sequence[bytes], task: str) -> list[Event | Malformed]:
-    found: list[_Found] = []
+    found: dict[str, list[_Found]] = defaultdict(list)
     for position, raw in enumerate(messages):
         try:
             message = _decode_message(raw)
@@ -93,38 +97,40 @@ def _decode_some(messages: Sequence[bytes], task: str) -> list[Event | Malformed
         except (ValueError, RecursionError):
             continue
         if message.headers.task == task:
-            found.append((position, raw, message.headers, change))
+            found[change.table].append((position, raw, message.headers, change))
     entries: list[Event | None] = [None] * len(messages)
-    if found:
-        _fill(entries, found)
+    for of_one_table in found.values():
+        _fill(entries, of_one_table)
     return [decode(raw, task) if entry is None else entry for raw, entry in zip(messages, entries, strict=True)]
 
 
 def _fill(entries: list[Event | None], found: Sequence[_Found]) -> None:
-    """Put the events of ``found`` where they stood, except those that must be looked at one by one."""
+    """Put the events of ``found``, all of one table, where they stood, but not those to be looked at one by one."""
+    if len(found) < _FEW:
+        return
     try:
         if not "".join([headers.id for _, _, headers, _ in found]).isprintable():
-            return
+            raise InvalidEvent("ids to be looked at one by one")
         names = _unseal([change for _, _, _, change in found])
     except _Mixed:
-        for alike in _by_form(found):
-            if len(alike) >= _FEW:
-                _fill(entries, alike)
+        for alike in _by_columns(found):
+            _fill(entries, alike)
     except (ValueError, RecursionError):
-        return
+        for start in range(0, len(found), _BESIDE) if len(found) > _BESIDE else ():
+            _fill(entries, found[start : start + _BESIDE])  # what is decoded already stays as it is
     else:
         for (position, raw, headers, change), name in zip(found, names, strict=True):
             seq, accepted_ms = headers.pipeline
             entries[position] = Event(headers.id, (change,), (name,), raw, seq, accepted_ms)
 
 
-def _by_form(found: Iterable[_Found]) -> Collection[list[_Found]]:
-    """``found`` by what they change: the table and the columns."""
-    forms: dict[tuple[object, ...], list[_Found]] = {}
+def _by_columns(found: Iterable[_Found]) -> Collection[list[_Found]]:
+    """``found`` by the columns of their changes, in their order, and by what is done to them."""
+    forms: dict[tuple[object, ...], list[_Found]] = defaultdict(list)
     for each in found:
-        table, key, set_, add, max_, min_, delete, insert = astuple(each[-1])
-        columns = (*key, 0, *set_, 1, *add, 2, *max_, 3, *min_)
-        forms.setdefault((table, delete, columns if insert is None else (*columns, 4, *insert)), []).append(each)
+        _, key, set_, add, max_, min_, delete, insert = astuple(each[-1])
+        columns = (*key, 0, *set_, 1, *add, 2, *max_, 3, *min_, delete, insert is None)
+        forms[columns if insert is None else (*columns, *insert)].append(each)
     return forms.values()
 
 
@@ -136,8 +142,8 @@ def _unseal(changes: Sequence[Change]) -> Sequence[str | None]:
         InvalidEvent: something is wrong with some of them, or to be corrected.
     """
     one, count = changes[0], len(changes)
-    tables, *parts, deletes, inserts = zip(*map(astuple, changes), strict=True)
-    if tables.count(one.table) < count or deletes.count(one.delete) < count or inserts.count(None) not in {0, count}:
+    _, *parts, deletes, inserts = zip(*map(astuple, changes), strict=True)
+    if deletes.count(one.delete) < count or inserts.count(None) not in {0, count}:
         raise _Mixed
     key, _, add, max_, min_, *_ = columns = list(map(_columns, parts if one.insert is None else [*parts, inserts]))
     check_form(one)

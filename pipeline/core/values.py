@@ -204,7 +204,7 @@ def from_wire(value: Any, depth: int = 0) -> Value:
     return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
 
 
-_AS_IT_CAME: Final = frozenset({int, float, bool, type(None)})
+_AS_IT_CAME: Final = frozenset({int, float, bool, str, type(None)})
 
 
 def column_from_wire(values: Sequence[Any]) -> Sequence[Value]:
@@ -214,10 +214,8 @@ def column_from_wire(values: Sequence[Any]) -> Sequence[Value]:
         InvalidEvent: as `from_wire`, for any of those that are wrong.
     """
     kinds = set(map(type, values))
-    if kinds <= _AS_IT_CAME:
+    if kinds <= _AS_IT_CAME and (str not in kinds or "\x00" not in "".join([v for v in values if type(v) is str])):
         return values
-    if kinds == {str}:
-        return [from_wire(value) for value in values] if "\x00" in "".join(values) else values
     if kinds == {dict} and set(map(len, values)) == {len(_TAG_KEYS)}:
         try:
             names = [value["__type__"] for value in values]
