@@ -145,11 +145,12 @@ def _unseal(changes: Sequence[Change]) -> Sequence[str | None]:
     _, *parts, deletes, inserts = zip(*map(astuple, changes), strict=True)
     if deletes.count(one.delete) < count or inserts.count(None) not in {0, count}:
         raise _Mixed
-    key, _, add, max_, min_, *_ = columns = list(map(_columns, parts if one.insert is None else [*parts, inserts]))
+    parts.append(tuple([insert or {} for insert in inserts]))
+    key, _, add, max_, min_, _ = columns = list(map(_columns, parts))
     check_form(one)
     if canonical_table(one.table) != one.table or not well_named(tuple(chain.from_iterable(columns))):
         raise InvalidEvent("names to be looked at one by one")
-    for rows, values in zip((*parts, inserts), columns, strict=False):
+    for rows, values in zip(parts, columns, strict=True):
         _unseal_columns(rows, values)
     if not (_kinds(add) <= INCREMENTS and _NO_OPERANDS.isdisjoint(_kinds(max_) | _kinds(min_))):
         raise InvalidEvent("operands to be looked at one by one")
