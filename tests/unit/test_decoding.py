@@ -164,6 +164,7 @@ def test_an_odd_event_is_what_it_is_alone(kind: str, others: int) -> None:
 
 ODD_HEADERS: dict[str, dict[str, Any]] = {
     "another task": {"task": "other"},
+    "an empty id": {"id": ""},
     "an id of 200 characters": {"id": "ü" * 200},
     "an id of 201 characters": {"id": "ü" * 201},
     "an id that is not printable": {"id": "a\nb"},
