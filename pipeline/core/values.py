@@ -223,7 +223,7 @@ def column_from_wire(values: Sequence[Any]) -> Sequence[Value]:
         except KeyError:  # of a dict that is no tagged value
             pass
         else:
-            if type(names[0]) is str and names.count(names[0]) == len(names):
+            if names.count(names[0]) == len(names):
                 return _untagged(names[0], payloads)
     if type(None) in kinds:
         present = iter(column_from_wire([value for value in values if value is not None]))
