@@ -85,3 +85,10 @@ def test_many_events_of_few_rows_are_settled_in_few_calls() -> None:
 
 def test_nothing_is_settled_in_one_call() -> None:
     assert list(parts([], applied())) == [Part()]
+
+
+def test_every_row_of_an_event_is_settled_and_too_many_of_them_end_the_part() -> None:
+    entries = [event(1, 1), event(2, *range(300)), event(3, 1), event(4, None, 7)]
+    first, second = parts(entries, applied())
+    assert (first.events, len(first.rows), first.rows["t:id=1"]) == (2, 300, [2, 2, 0])
+    assert second.rows == {"t:id=1": [1, 3, 0], "t:id=7": [1, 4, 0]}

@@ -253,6 +253,11 @@ def test_the_identities_of_many_keys_are_those_of_each(key: dict[str, list[Any]]
     assert outcome(lambda: identities(key)) == outcome(lambda: [identity(row) for row in rows])
 
 
+def test_a_number_too_long_for_a_key_is_refused_among_others() -> None:
+    with pytest.raises(InvalidEvent):
+        identities({"id": [1, 10**4250, 3]})
+
+
 # --- what it costs
 
 

@@ -84,3 +84,9 @@ def test_what_is_seen_at_once_is_what_each_question_finds(
     assert list(turns) == list(turns_of(entries, claimed))
     assert gap == first_gap(entries, turns_of(entries, claimed), claimed)
     assert displaced == displaced_of(entries, claimed)
+
+
+def test_a_batch_that_begins_with_what_was_settled_is_not_taken_for_one_in_order() -> None:
+    assert order_of(batch(3, 4), claim(3)).displaced == {0}
+    assert order_of(batch(5, 6), claim(3)).gap == Gap(keep=0, first=4, last=4, passed=4)
+    assert order_of(batch(4, 5), claim(3)) == (range(2), None, frozenset())
