@@ -11,11 +11,12 @@ import msgspec
 
 from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
-from pipeline.core.codec import Malformed, accepted_seq, decode
+from pipeline.core.codec import Malformed, accepted_seq
+from pipeline.core.decoding import decode_all
 from pipeline.core.failure import Contact, Meaning
 from pipeline.core.pace import Size, next_size
 from pipeline.core.retry import delay
-from pipeline.core.turns import displaced_of, first_gap, turns_of
+from pipeline.core.turns import Gap, Order, order_of
 from pipeline.core.verdict import Bury, Halve, Leave, Retry, judge_crash, judge_failure
 from pipeline.errors import ApplyFailed
 from pipeline.pausing import PausedTables, rows_of, set_aside
@@ -185,14 +186,14 @@ class Flusher:
             if isinstance(verdict, Halve):  # only now is it known that the batch was not applied after all
                 raise _Suspected
             if not begun:
-                self._check_complete(claim, entries, turns)
+                self._check_complete(claim, order.gap)
             if not self._buffer.begin(claim, again=begun):
                 raise _Gone
             begun = True
 
-        entries = [self._entry(message) for message in claim.messages]
-        turns = turns_of(entries, claim)
-        batch = self._batch(claim, entries, turns, verdict)
+        entries = self._entries(claim)
+        order = order_of(entries, claim)
+        batch = self._batch(claim, entries, order, verdict)
         try:
             applied = self._write(batch, begin)
         except _Suspected:
@@ -255,7 +256,7 @@ class Flusher:
         self,
         claim: Claimed,
         entries: Sequence[Event | Malformed],
-        turns: Sequence[int],
+        order: Order,
         verdict: Halve | Bury | None,
     ) -> Batch:
         return Batch(
@@ -266,10 +267,10 @@ class Flusher:
             final=claim.tries + 1 >= self._retry.attempts,
             failures=max(claim.begun, claim.failures),
             bury=verdict.reason if isinstance(verdict, Bury) else None,
-            aside=set_aside(entries, claim.paused, self._held(claim, entries), turns),
+            aside=set_aside(entries, claim.paused, self._held(claim, entries), order.turns),
             paused=bool(claim.paused),
-            turns=turns,
-            displaced=displaced_of(entries, claim),
+            turns=order.turns,
+            displaced=order.displaced,
         )
 
     def _held(self, claim: Claimed, entries: Sequence[Event | Malformed]) -> frozenset[str]:
@@ -280,9 +281,8 @@ class Flusher:
             claim, {row for entry in entries if isinstance(entry, Event) for row in rows_of(entry)}
         )
 
-    def _check_complete(self, claim: Claimed, entries: Sequence[Event | Malformed], turns: Sequence[int]) -> None:
+    def _check_complete(self, claim: Claimed, gap: Gap | None) -> None:
         """Raise `_Missing` if an event before one of these is in somebody's hands and may still come back (law L3)."""
-        gap = first_gap(entries, turns, claim)
         if gap is None:
             return
         cut = self._buffer.cut(claim, gap.keep, gap.passed, _PATIENCE_LEASES * self._lease)
@@ -298,9 +298,13 @@ class Flusher:
         if cut is not Cut.OVER:
             raise _Missing(cut)
 
-    def _entry(self, message: bytes) -> Event | Malformed:
-        entry = decode(message, self._task)
-        if isinstance(entry, Malformed) or entry.seq is not None:  # what came through the write side was checked there
+    def _entries(self, claim: Claimed) -> Sequence[Event | Malformed]:
+        entries = decode_all(claim.messages, self._task)
+        return [entry if entry.seq is not None else self._from_outside(entry) for entry in entries]
+
+    def _from_outside(self, entry: Event | Malformed) -> Event | Malformed:
+        """``entry``, refused if it may not be written: what comes through the write side was checked there."""
+        if isinstance(entry, Malformed):
             return entry
         reason = entry.refused
         tables = {change.table for change in entry.changes}

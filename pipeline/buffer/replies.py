@@ -109,40 +109,74 @@ class Part(msgspec.Struct):
     aside: list[int] = []
     touched: dict[str, str] = {}
 
+    @property
+    def room(self) -> int:
+        """How many more events there is certainly room for, if each has one change."""
+        size = len(self.rows) + len(self.aside) + len(self.touched)
+        return max(0, min(_ROWS_PER_CALL - size, _EVENTS_PER_CALL - self.events))
+
 
 def parts(entries: Sequence[Event | Malformed], applied: Applied) -> Iterator[Part]:
     """What became of ``entries``, cut so that no call has much more than `_ROWS_PER_CALL` rows; at least one part."""
-    dead, aside = applied.dead, applied.aside
-    part, start, size = Part(), 0, 0
-    for position, entry in enumerate(entries):
-        if size >= _ROWS_PER_CALL or position - start >= _EVENTS_PER_CALL:
-            part.events = position - start
+    odd = applied.dead | applied.aside
+    part, position = Part(), 0
+    while position < len(entries):
+        following = entries[position : position + part.room]
+        plain = [] if odd and not odd.isdisjoint(range(position, position + len(following))) else _plain(following)
+        if not following:
             yield part
-            part, start, size = Part(), position, 0
-        rows = part.rows
-        if position in aside:
-            part.aside.append(position)
-            part.touched |= _touched(entry)
-            size = len(rows) + len(part.aside) + len(part.touched)
-        elif isinstance(entry, Event):
-            seq = entry.seq
-            for change, identity in zip(entry.changes, entry.identities, strict=True):
-                if identity is None:
-                    continue
-                row = f"{change.table}:{identity}"
-                settled = rows.get(row)
-                if settled is None:
-                    settled = rows[row] = [0, 0, 0]
-                    size += 1
-                if seq is None:
-                    settled[2] = 1
-                else:
-                    settled[0] += 1
-                    settled[1] = seq
-                    if position in dead:
-                        settled[2] = 1
-    part.events = len(entries) - start
+            part = Part()
+        elif len(plain) == len(following):
+            _settle_plain(part, plain)
+            position += len(plain)
+        else:
+            for entry in following:
+                _settle(part, position, entry, applied)
+                position += 1
+                if not part.room:
+                    break
     yield part
+
+
+def _plain(entries: Sequence[Event | Malformed]) -> list[Event]:
+    """The events of a single change that came through the write script, as nearly all do."""
+    return [each for each in entries if isinstance(each, Event) and each.seq is not None and len(each.changes) == 1]
+
+
+def _settle_plain(part: Part, events: Sequence[Event]) -> None:
+    """`_settle` for `_plain` events that were applied."""
+    rows = part.rows
+    for event in events:
+        identity, seq = event.identities[0], event.seq
+        if identity is None or seq is None:
+            continue
+        row = f"{event.changes[0].table}:{identity}"
+        settled = rows.get(row)
+        if settled is None:
+            rows[row] = [1, seq, 0]
+        else:
+            settled[0] += 1
+            settled[1] = seq
+    part.events += len(events)
+
+
+def _settle(part: Part, position: int, entry: Event | Malformed, applied: Applied) -> None:
+    part.events += 1
+    if position in applied.aside:
+        part.aside.append(position)
+        part.touched |= _touched(entry)
+    elif isinstance(entry, Event):
+        for change, identity in zip(entry.changes, entry.identities, strict=True):
+            if identity is None:
+                continue
+            settled = part.rows.setdefault(f"{change.table}:{identity}", [0, 0, 0])
+            if entry.seq is None:
+                settled[2] = 1
+            else:
+                settled[0] += 1
+                settled[1] = entry.seq
+                if position in applied.dead:
+                    settled[2] = 1
 
 
 def _touched(entry: Event | Malformed) -> dict[str, str]:

@@ -212,7 +212,7 @@ def _refuse_mixed_insert(change: Change) -> None:
 
 
 _SUMMABLE: Final = (int, float, Decimal, timedelta)
-_INCREMENTS: Final = frozenset(_SUMMABLE)
+INCREMENTS: Final = frozenset(_SUMMABLE)
 
 
 def _check_operands(change: Change) -> None:
@@ -246,21 +246,27 @@ def unseal(change: Change) -> tuple[Change, str | None]:
         change = msgspec.structs.replace(change, table=table)
     key, set_, add, max_, min_ = change.key, change.set, change.add, change.max, change.min
     try:
+        check_form(change)
         if change.insert is not None:
-            _refuse_mixed_insert(change)
-            _unseal_columns((change.insert,), well_named=_well_named(tuple(change.insert)))
+            _unseal_columns((change.insert,), known=well_named(tuple(change.insert)))
             return change, None
-        if not key:
-            raise InvalidEvent("a key is needed")
-        well_named = _well_named((*key, *set_, *add, *max_, *min_))
-        _unseal_columns((key, set_, add, max_, min_), well_named=well_named)
-        if change.delete and (set_ or add or max_ or min_):
-            raise InvalidEvent("a delete cannot also set, add, max or min")
-        if not well_named or max_ or min_ or not _INCREMENTS.issuperset(map(type, add.values())):
+        known = well_named((*key, *set_, *add, *max_, *min_))
+        _unseal_columns((key, set_, add, max_, min_), known=known)
+        if not known or max_ or min_ or not INCREMENTS.issuperset(map(type, add.values())):
             _check_operands(change)
         return change, _identified(key)
     except InvalidEvent as error:
         raise InvalidEvent(error.problem, error.table or table, error.column) from None
+
+
+def check_form(change: Change) -> None:
+    """Raise `InvalidEvent` unless ``change`` is a write, a delete or an insert, and not two of them."""
+    if change.insert is not None:
+        _refuse_mixed_insert(change)
+    elif not change.key:
+        raise InvalidEvent("a key is needed")
+    elif change.delete and (change.set or change.add or change.max or change.min):
+        raise InvalidEvent("a delete cannot also set, add, max or min")
 
 
 _KNOWN_NAMES: Final = 256
@@ -268,21 +274,21 @@ _KNOWN_NAMES: Final = 256
 
 
 @lru_cache(maxsize=_KNOWN_NAMES)
-def _well_named(names: tuple[str, ...]) -> bool:
+def well_named(names: tuple[str, ...]) -> bool:
     """Whether all of ``names`` may be columns, and none comes twice. If not, it must be found out which."""
     return len(set(names)) == len(names) and all(
-        name and len(name) <= MAX_NAME_BYTES and name.isascii() and "\x00" not in name for name in names
+        name and len(name.encode()) <= MAX_NAME_BYTES and "\x00" not in name for name in names
     )
 
 
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 
 
-def _unseal_columns(parts: Iterable[dict[str, Any]], *, well_named: bool) -> None:
+def _unseal_columns(parts: Iterable[dict[str, Any]], *, known: bool) -> None:
     for columns in parts:
         if columns:
             for name, value in columns.items():
-                if not well_named:
+                if not known:
                     _check_name(name)
                 kind = type(value)
                 if kind not in _PLAIN and (kind is not str or "\x00" in value):

@@ -128,7 +128,7 @@ def _identities(keys: Sequence[_Columns], names: Collection[_Names]) -> Sequence
     """``names`` are all that a key has."""
     if len(names) > 1 or () in names:
         return [identity(key) if key else None for key in keys]
-    return identities(keys)
+    return identities({name: [key[name] for key in keys] for name in keys[0]})
 
 
 def _are_odd(found: Sequence[str | None], kwargs: Sequence[str]) -> bool:

@@ -13,7 +13,38 @@ from pipeline.core.change import Event
 from pipeline.core.claim import Claimed
 from pipeline.core.codec import Malformed
 
-__all__ = ["Gap", "displaced_of", "first_gap", "turns_of"]
+__all__ = ["Gap", "Order", "displaced_of", "first_gap", "order_of", "turns_of"]
+
+
+class Gap(NamedTuple):
+    """The numbers from ``first`` to ``last`` are missing.
+
+    ``keep`` entries stand before the gap, 0 also if entries from before it stand behind it. Up to ``passed`` nothing is
+    in the batch: those numbers have had their turn if nobody waits for them any more.
+    """
+
+    keep: int
+    first: int
+    last: int
+    passed: int
+
+
+class Order(NamedTuple):
+    """What the numbers of the entries say: see `turns_of`, `first_gap` and `displaced_of`."""
+
+    turns: Sequence[int]
+    gap: Gap | None
+    displaced: frozenset[int]
+
+
+def order_of(entries: Sequence[Event | Malformed], claim: Claimed) -> Order:
+    """The order of a claimed batch. Nearly always its numbers are just those that follow on what was settled."""
+    if claim.settled is not None:
+        first = claim.settled + 1
+        if [entry.seq for entry in entries] == list(range(first, first + len(entries))):
+            return Order(range(len(entries)), None, frozenset())
+    turns = turns_of(entries, claim)
+    return Order(turns, first_gap(entries, turns, claim), displaced_of(entries, claim))
 
 
 def turns_of(entries: Sequence[Event | Malformed], claim: Claimed) -> Sequence[int]:
@@ -29,19 +60,6 @@ def turns_of(entries: Sequence[Event | Malformed], claim: Claimed) -> Sequence[i
         last = entry.seq if entry.seq is not None and entry.seq <= claim.accepted else last
         numbers.append(last)
     return sorted(range(len(entries)), key=numbers.__getitem__)  # stable, and linear where nothing is to be done
-
-
-class Gap(NamedTuple):
-    """The numbers from ``first`` to ``last`` are missing.
-
-    ``keep`` entries stand before the gap, 0 also if entries from before it stand behind it. Up to ``passed`` nothing is
-    in the batch: those numbers have had their turn if nobody waits for them any more.
-    """
-
-    keep: int
-    first: int
-    last: int
-    passed: int
 
 
 def first_gap(entries: Sequence[Event | Malformed], turns: Sequence[int], claim: Claimed) -> Gap | None:

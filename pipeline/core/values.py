@@ -26,6 +26,7 @@ from pipeline.errors import InvalidEvent
 __all__ = [
     "Columns",
     "Value",
+    "column_from_wire",
     "from_wire",
     "identities",
     "identity",
@@ -199,23 +200,51 @@ def from_wire(value: Any, depth: int = 0) -> Value:
     if kind is list:
         return [from_wire(item, depth + 1) for item in value]
     if len(value) == len(_TAG_KEYS) and "__type__" in value and "__value__" in value:
-        return _untag(value["__type__"], value["__value__"])
+        return _untagged(value["__type__"], [value["__value__"]])[0]
     return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
 
 
-def _untag(name: object, payload: object) -> Value:
+_AS_IT_CAME: Final = frozenset({int, float, bool, str, type(None)})
+
+
+def column_from_wire(values: Sequence[Any]) -> Sequence[Value]:
+    """`from_wire` of each of ``values``; they themselves if that changes none of them.
+
+    Raises:
+        InvalidEvent: as `from_wire`, for any of those that are wrong.
+    """
+    kinds = set(map(type, values))
+    if kinds <= _AS_IT_CAME and (str not in kinds or "\x00" not in "".join([v for v in values if type(v) is str])):
+        return values
+    if kinds == {dict} and set(map(len, values)) == {len(_TAG_KEYS)}:
+        try:
+            names = [value["__type__"] for value in values]
+            payloads = [value["__value__"] for value in values]
+        except KeyError:  # of a dict that is no tagged value
+            pass
+        else:
+            if names.count(names[0]) == len(names):
+                return _untagged(names[0], payloads)
+    if type(None) in kinds:
+        present = iter(column_from_wire([value for value in values if value is not None]))
+        return [None if value is None else next(present) for value in values]
+    return [from_wire(value) for value in values]
+
+
+def _untagged(name: object, payloads: Sequence[object]) -> list[Value]:
+    """The values with these payloads, all of one type."""
     known = _DECODERS.get(name) if isinstance(name, str) else None
     if known is None:
         raise InvalidEvent(f"a value of the unknown type {name!r:.80}")
     form, decode = known
-    if type(payload) is not form:
-        raise InvalidEvent(f"an ill-formed {name}: a {type(payload).__qualname__}, not a {form.__qualname__}")
+    if other := set(map(type, payloads)) - {form}:
+        raise InvalidEvent(f"an ill-formed {name}: a {other.pop().__qualname__}, not a {form.__qualname__}")
     try:
-        decoded = decode(payload)
+        decoded = list(map(decode, payloads))
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise InvalidEvent(f"an ill-formed {name}: {error!s:.200}") from error
-    if isinstance(decoded, Decimal) and not decoded.is_finite():
-        raise InvalidEvent(f"Decimal {decoded} is not finite")
+    if name == "decimal" and (infinite := [value for value in decoded if not value.is_finite()]):
+        raise InvalidEvent(f"Decimal {infinite[0]} is not finite")
     return decoded
 
 
@@ -280,20 +309,25 @@ def identity(key: Columns) -> str:
     return "&".join(parts)
 
 
-def identities(keys: Sequence[Columns]) -> list[str]:
-    """The `identity` of each of ``keys``, which all have the same columns; raises as that."""
-    texts = [_key_texts(name, label, [key[name] for key in keys]) for name, label in _labels(tuple(keys[0]))]
-    return texts[0] if len(texts) == 1 else list(map("&".join, zip(*texts, strict=True)))
+def identities(key: Mapping[str, Sequence[Value]]) -> list[str]:
+    """`identity` of each of many keys; ``key`` has the values of all of them, column by column."""
+    labels = _labels(tuple(key))
+    columns = [_key_texts(name, key[name]) for name, _ in labels]
+    if len(labels) == 1:
+        label = labels[0][1]
+        return [f"{label}{text}" for text in columns[0]]
+    form = "&".join([label.replace("%", "%%") + "%s" for _, label in labels])
+    return list(map(form.__mod__, zip(*columns, strict=True)))
 
 
-def _key_texts(name: str, label: str, column: Sequence[Value]) -> list[str]:
-    """A column of keys, behind its ``label``."""
-    kinds = set(map(type, column))
-    if kinds == {int} and -_GLANCE < min(column) <= max(column) < _GLANCE:
-        return [f"{label}{value}" for value in column]
-    if kinds == {str} and "".join(column).isalnum():
-        return [label + value for value in column]
-    return [label + _key_text(name, value) for value in column]
+def _key_texts(name: str, values: Sequence[Value]) -> Sequence[object]:
+    """What stands for ``values`` in identities: itself or its ``str``."""
+    kinds = set(map(type, values))
+    if kinds == {int} and min(values) > -_GLANCE and max(values) < _GLANCE:
+        return values
+    if kinds == {str} and "".join(values).isalnum():
+        return values
+    return [_key_text(name, value) for value in values]
 
 
 @lru_cache(maxsize=_KNOWN_NAMES)

@@ -19,6 +19,7 @@ from pipeline.contrib._celery_guard import read_as_celery
 from pipeline.contrib.celery import register
 from pipeline.core.change import Change, Event, seal
 from pipeline.core.codec import Malformed, decode
+from pipeline.core.decoding import decode_all
 from pipeline.core.fold import Delete, Insert, Operation, fold
 from pipeline.core.table import Column, Kind, Table
 from pipeline.store.text import Unfit, array_text, copy_data, text_of
@@ -28,6 +29,9 @@ __all__ = ["Judge"]
 SLOW_SECONDS: Final = 0.05
 SMALL_BYTES: Final = 100_000
 _TRIES: Final = 5  # a machine that is busy is slow now and then, a decoder that is slow always is
+
+_SOME: Final = 5
+"""Messages that are alike, and so are decoded together."""
 
 _KINDS: Final = (*Kind, Kind.INTEGER, Kind.TEXT, Kind.JSON, Kind.TEXT, Kind.JSON, Kind.ARRAY)
 _LOW, _HIGH = -(2**63), 2**63 - 1
@@ -75,6 +79,8 @@ class Judge:
 
     def _undecoded(self, raw: bytes) -> str | None:
         found = decode(raw, self._task_name)
+        if list(map(repr, decode_all([raw] * _SOME, self._task_name))) != [repr(found)] * _SOME:
+            return "decoded otherwise among others"
         if isinstance(found, Malformed):
             self.outcomes["malformed"] += 1
             found.reason.encode()

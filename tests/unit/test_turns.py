@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.change import Event
 from pipeline.core.claim import Claimed
-from pipeline.core.turns import Gap, displaced_of, first_gap, turns_of
+from pipeline.core.turns import Gap, displaced_of, first_gap, order_of, turns_of
 
 
 def batch(*numbers: int | None) -> list[Event]:
@@ -65,3 +65,28 @@ def test_turns_follow_the_numbers(numbers: list[int]) -> None:
 @given(st.lists(st.none() | st.integers(1, 50)))
 def test_every_entry_has_one_turn(numbers: list[int | None]) -> None:
     assert sorted(turns_of(batch(*numbers), claim(0))) == list(range(len(numbers)))
+
+
+@given(
+    st.lists(st.none() | st.integers(1, 9), max_size=6) | st.integers(1, 5).map(lambda first: list(range(first, 9))),
+    st.none() | st.integers(0, 6),
+    st.integers(0, 9),
+    st.booleans(),
+)
+def test_what_is_seen_at_once_is_what_each_question_finds(
+    numbers: list[int | None],
+    settled: int | None,
+    accepted: int,
+    resumed: bool,  # noqa: FBT001
+) -> None:
+    entries, claimed = batch(*numbers), claim(settled, accepted, resumed=resumed)
+    turns, gap, displaced = order_of(entries, claimed)
+    assert list(turns) == list(turns_of(entries, claimed))
+    assert gap == first_gap(entries, turns_of(entries, claimed), claimed)
+    assert displaced == displaced_of(entries, claimed)
+
+
+def test_a_batch_that_begins_with_what_was_settled_is_not_taken_for_one_in_order() -> None:
+    assert order_of(batch(3, 4), claim(3)).displaced == {0}
+    assert order_of(batch(5, 6), claim(3)).gap == Gap(keep=0, first=4, last=4, passed=4)
+    assert order_of(batch(4, 5), claim(3)) == (range(2), None, frozenset())
