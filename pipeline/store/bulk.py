@@ -3,7 +3,9 @@
 A statement is made once per table and shape of its rows: see `pipeline.store.plans`.
 
 Order within a wave: upserts and inserts, referenced tables first; then deletes, referencing tables first. Rows are
-sorted by key, so that two flushers never wait for each other's rows crosswise.
+sorted by the text of their key, so that two flushers never wait for each other's rows crosswise.
+
+Everything works on columns: nearly always all rows of a table are of one shape, so it is looked at once.
 
 The session that runs these statements has hash and merge joins and sequential scans off (see `pipeline.store.session`):
 the temporary table has no statistics, and a plan that reads the whole target would be a disaster.
@@ -11,7 +13,7 @@ the temporary table has no statistics, and a plan that reads the whole target wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter, itemgetter
 from typing import Any, Final
@@ -23,9 +25,9 @@ from pipeline.core.change import Change, printable
 from pipeline.core.fold import Insert, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
-from pipeline.store.plans import PARAMETER, Plan, Shape, names_of, parameter_type, parametrised, plan_of
+from pipeline.store.plans import PARAMETER, Plan, Shape, copy_into, names_of, parameter_type, parametrised, plan_of
 from pipeline.store.statements import statement
-from pipeline.store.text import Unfit, array_text, copy_data, text_of, texts_of
+from pipeline.store.text import Unfit, array_text, cells_of, copy_data, text_of, texts_of, texts_of_cells
 
 __all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "check_shape", "operand_text", "single"]
 
@@ -86,35 +88,36 @@ class BulkWriter:
     def _write_wave(self, wave: Wave) -> int:
         rows = 0
         downwards = sorted({*wave.changes, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
-        deletes: list[tuple[Table, Shape, list[Row]]] = []
+        deletes: list[tuple[Table, Shape, _Columns]] = []
         for oid in downwards:
             table = self.at = self._tables[oid]
-            for shape, alike in _by_shape(wave.changes.get(oid, {})).items():
+            for shape, columns in _by_shape(wave.changes.get(oid, {}).values()):
                 if shape.deletes:
-                    deletes.append((table, shape, alike))
+                    deletes.append((table, shape, columns))
                 else:
-                    rows += self._merge(table, shape, alike)
+                    rows += self._merge(table, shape, columns)
             rows += self._append(table, wave.inserts.get(oid, ()))
-        for table, shape, alike in reversed(deletes):
+        for table, shape, columns in reversed(deletes):
             self.at = table
-            deleted = self._merge(table, shape, alike)
-            if deleted < len(alike):  # one of them may be on its way: see `lane_key`
+            deleted = self._merge(table, shape, columns)
+            if deleted < len(columns[0]):  # one of them may be on its way: see `lane_key`
                 self._connection.execute(statement("close_lane"), {"lane": self._lane})
-                deleted += self._merge(table, shape, alike)
+                deleted += self._merge(table, shape, columns)
             rows += deleted
         return rows
 
-    def _merge(self, table: Table, shape: Shape, rows: Sequence[Row]) -> int:
+    def _merge(self, table: Table, shape: Shape, columns: _Columns) -> int:
         check_shape(table, shape)
         plan = self._plans.get((table.oid, shape))
         if plan is None:
             plan = self._plans[table.oid, shape] = plan_of(table, shape)
-        texts = _texts(table, shape, rows)
+        cells = _cells(table, shape, columns)
         if plan.stage not in self._stages and len(self._stages) >= MAX_STAGES:
+            texts = zip(*map(texts_of_cells, cells), strict=True)
             with self._connection.cursor() as cursor:
-                cursor.executemany(plan.single, list(zip(*texts, strict=True)))
+                cursor.executemany(plan.single, sorted(texts, key=itemgetter(slice(len(shape.key)))))
                 return cursor.rowcount
-        data = copy_data(texts)
+        data = copy_data(cells, ordered=True)
         self._connection.execute(plan.create)
         self._stages.add(plan.stage)
         if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
@@ -137,8 +140,8 @@ class BulkWriter:
                 for _ in rows:
                     self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
                 continue
-            copy_in = sql.SQL("COPY {} ({}) FROM STDIN").format(target, names_of(names))
-            data = copy_data([texts_of([row[column.name] for row in rows], column) for column in columns])
+            copy_in = copy_into(target, names)
+            data = copy_data([cells_of([row[column.name] for row in rows], column) for column in columns])
             with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
                 copy.write(data)
         return len(inserts)
@@ -150,7 +153,8 @@ def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:
         return _insert(table, change.insert)
     shape = _shape_of(change)
     check_shape(table, shape)
-    return plan_of(table, shape).single, [text for (text,) in _texts(table, shape, [change])]
+    cells = _cells(table, shape, _columns_of(shape, [change]) or ())
+    return plan_of(table, shape).single, [text for column in cells for text in texts_of_cells(column)]
 
 
 def _insert(table: Table, row: Columns) -> tuple[bytes, Sequence[str | None]]:
@@ -183,17 +187,57 @@ def _shape_of(row: Row) -> Shape:
     return _shape(tuple(row.key), operands, row.delete)
 
 
-def _by_shape(rows: Mapping[str, Row]) -> dict[Shape, list[Row]]:
-    """Rows by shape, each list sorted by key."""
+_Columns = Sequence[Sequence[Any]]
+"""What rows of one shape have, column by column: those of the key, then the operands."""
+
+
+def _by_shape(rows: Iterable[Row]) -> Iterable[tuple[Shape, _Columns]]:
+    """The columns of the rows of each shape; the shapes in an order that all flushers have."""
+    rows = list(rows)
+    if rows and (columns := _columns_of(shape := _shape_of(rows[0]), rows)):
+        return [(shape, columns)]
     shapes: dict[Shape, list[Row]] = {}
     last, alike = None, []
-    for name in sorted(rows):
-        row = rows[name]
+    for row in rows:
         shape = _shape_of(row)
         if shape is not last:  # to look a shape up takes longer than to make it
             last, alike = shape, shapes.setdefault(shape, [])
         alike.append(row)
-    return shapes
+    return [(shape, _columns_of(shape, shapes[shape]) or ()) for shape in sorted(shapes)]
+
+
+_PARTS: Final = attrgetter("delete", "key", *_VERBS)
+
+
+def _columns_of(shape: Shape, rows: Sequence[Row]) -> _Columns | None:
+    """The columns of ``rows``, at least one, if all of them are of this shape."""
+    kinds = set(map(type, rows))
+    if kinds != {Change}:
+        upserts = [row for row in rows if isinstance(row, Upsert)]
+        if set(map(_shape_of, rows)) != {shape}:
+            return None
+        keys = [[row.key[name] for row in rows] for name in shape.key]
+        return [*keys, *([row.steps[name].operand for row in upserts] for name, _, _ in shape.steps)]
+    deletes, *parts = zip(*map(_PARTS, rows), strict=True)
+    if set(deletes) != {shape.deletes}:
+        return None
+    found: dict[str, Sequence[Any]] = {}
+    for verb, part in zip(("key", *_VERBS), parts, strict=True):
+        names = shape.key if verb == "key" else [name for name, how, _ in shape.steps if how == verb]
+        if set(map(len, part)) != {len(names)}:
+            return None
+        try:
+            found |= _read(part, names)
+        except KeyError:
+            return None
+    return [found[name] for name in (*shape.key, *(name for name, _, _ in shape.steps))]
+
+
+def _read(rows: Sequence[Columns], names: Sequence[str]) -> Iterable[tuple[str, Sequence[Any]]]:
+    """Column by column what ``rows`` have under ``names``; raises KeyError."""
+    if len(names) > 1:
+        return zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True)
+    return [(name, [row[name] for row in rows]) for name in names]
 
 
 def check_shape(table: Table, shape: Shape) -> None:
@@ -237,29 +281,21 @@ def _assignable(table: Table, name: str) -> Column:
     return column
 
 
-# --- data
-# -----------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _texts(table: Table, shape: Shape, rows: Sequence[Row]) -> Sequence[Sequence[str | None]]:
-    """The columns of the rows of one shape: those of the key, then the operands."""
-    columns = table.columns
-    names = [name for name, _, _ in shape.steps]
-    keys = _cells([row.key for row in rows], shape.key)
-    texts = [texts_of(keys[name], columns[name]) for name in shape.key]
-    operations = [row for row in rows if isinstance(row, Upsert)]
-    if operations:  # with candidates: no change says them
-        return texts + [[operand_text(each.steps[name], columns[name]) for each in operations] for name in names]
-    operands: dict[str, Sequence[Any]] = {}
-    for verb in {verb for _, verb, _ in shape.steps}:
-        operands |= _cells(list(map(attrgetter(verb), rows)), [name for name, how, _ in shape.steps if how == verb])
-    return texts + [texts_of(operands[name], columns[name]) for name in names]
-
-
-def _cells(rows: Sequence[Columns], names: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """Column by column what ``rows`` have under ``names``, at least one."""
-    found = zip(*map(itemgetter(*names), rows), strict=True) if len(names) > 1 else [[row[names[0]] for row in rows]]
-    return dict(zip(names, found, strict=True))
+def _cells(table: Table, shape: Shape, columns: _Columns) -> _Columns:
+    """The cells of the rows of one shape; raises `Unfit`."""
+    keys, operands = columns[: len(shape.key)], columns[len(shape.key) :]
+    return [
+        *(cells_of(values, table.columns[name]) for name, values in zip(shape.key, keys, strict=True)),
+        *(
+            [array_text(value, table.columns[name]) for value in values]
+            if candidates
+            else cells_of(values, table.columns[name])
+            for (name, _, candidates), values in zip(shape.steps, operands, strict=True)
+        ),
+    ]
 
 
 def operand_text(step: Step, column: Column) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -27,6 +29,12 @@ __all__ = ["Finding", "IsolatingWriter"]
 
 _ISOLATED: Final = frozenset({Meaning.POISON, Meaning.PARENT_MISSING, Meaning.UNKNOWN, Meaning.SYSTEMIC})
 """Errors that may be one event's fault: look for it. Everything else ends the attempt for the whole batch."""
+
+
+_CHANGES, _IDENTITIES, _TABLE = attrgetter("changes"), attrgetter("identities"), attrgetter("table")
+
+_Rows = tuple[Sequence[Change], Sequence[str | None]]
+"""Changes, and the identities of their keys."""
 
 
 class Finding(NamedTuple):
@@ -123,9 +131,7 @@ class IsolatingWriter:
         return [(event, finding) for event, finding in found if id(event) not in healed]
 
     async def _attempt(self, events: Sequence[Event]) -> Finding | None:
-        changes = [change for event in events for change in event.changes]
-        names = [name for event in events for name in event.identities]
-        return self._in_savepoint([list(zip(changes, names, strict=True))])
+        return self._in_savepoint([_rows_of(events)])
 
     async def _alone(self, event: Event) -> Finding | None:
         return self._attempt_alone(event)
@@ -146,17 +152,15 @@ class IsolatingWriter:
         finding = self._in_savepoint(_one_by_one(event), keep=False)
         return finding is None or (finding.sqlstate or "").startswith("23")
 
-    def _in_savepoint(
-        self, steps: Sequence[Sequence[tuple[Change, str | None]]], *, keep: bool = True
-    ) -> Finding | None:
+    def _in_savepoint(self, steps: Sequence[_Rows], *, keep: bool = True) -> Finding | None:
         """Fold and write each step; all or nothing. Deferred constraints are checked here too, not first at COMMIT."""
         self.savepoints += 1
         self._connection.execute("SAVEPOINT pipeline; SET CONSTRAINTS ALL DEFERRED")
         try:
             rows = 0
-            for changes in steps:
-                tables = {name: self._table(name) for name in dict.fromkeys(change.table for change, _ in changes)}
-                rows += self._writer.write(fold([(tables[change.table], change, name) for change, name in changes]))
+            for changes, names in steps:
+                tables = {name: self._table(name) for name in dict.fromkeys(map(_TABLE, changes))}
+                rows += self._writer.write(fold(changes, names, tables))
             end = "RELEASE SAVEPOINT pipeline" if keep else "ROLLBACK TO SAVEPOINT pipeline; RELEASE SAVEPOINT pipeline"
             self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE; " + end)
         except Unfit as error:
@@ -193,5 +197,10 @@ class IsolatingWriter:
         return table
 
 
-def _one_by_one(event: Event) -> list[list[tuple[Change, str | None]]]:
-    return [[row] for row in zip(event.changes, event.identities, strict=True)]
+def _rows_of(events: Sequence[Event]) -> _Rows:
+    changes = list(chain.from_iterable(map(_CHANGES, events)))
+    return changes, list(chain.from_iterable(map(_IDENTITIES, events)))
+
+
+def _one_by_one(event: Event) -> list[_Rows]:
+    return [([change], [name]) for change, name in zip(event.changes, event.identities, strict=True)]
