@@ -13,9 +13,9 @@ the temporary table has no statistics, and a plan that reads the whole target wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, Final
 
 import psycopg
@@ -206,38 +206,40 @@ def _by_shape(rows: Iterable[Row]) -> Iterable[tuple[Shape, _Columns]]:
     return [(shape, _columns_of(shape, shapes[shape]) or ()) for shape in sorted(shapes)]
 
 
-_PARTS: Final = attrgetter("delete", "key", *_VERBS)
+_PARTS: Final[Mapping[str, Callable[[Iterable[Change]], list[dict[str, Any]]]]] = {
+    "key": lambda rows: [row.key for row in rows],
+    "set": lambda rows: [row.set for row in rows],
+    "add": lambda rows: [row.add for row in rows],
+    "max": lambda rows: [row.max for row in rows],
+    "min": lambda rows: [row.min for row in rows],
+}
 
 
 def _columns_of(shape: Shape, rows: Sequence[Row]) -> _Columns | None:
     """The columns of ``rows``, at least one, if all of them are of this shape."""
-    kinds = set(map(type, rows))
-    if kinds != {Change}:
-        upserts = [row for row in rows if isinstance(row, Upsert)]
-        if set(map(_shape_of, rows)) != {shape}:
-            return None
-        keys = [[row.key[name] for row in rows] for name in shape.key]
-        return [*keys, *([row.steps[name].operand for row in upserts] for name, _, _ in shape.steps)]
-    deletes, *parts = zip(*map(_PARTS, rows), strict=True)
-    if set(deletes) != {shape.deletes}:
-        return None
+    changes = [row for row in rows if type(row) is Change and row.delete is shape.deletes]
+    if len(changes) < len(rows):
+        return None if changes else _columns_of_upserts(shape, rows)
     found: dict[str, Sequence[Any]] = {}
-    for verb, part in zip(("key", *_VERBS), parts, strict=True):
+    for verb, part in _PARTS.items():
         names = shape.key if verb == "key" else [name for name, how, _ in shape.steps if how == verb]
-        if set(map(len, part)) != {len(names)}:
+        columns = part(changes)
+        if any(columns) if not names else set(map(len, columns)) != {len(names)}:
             return None
         try:
-            found |= _read(part, names)
+            found |= {name: [row[name] for row in columns] for name in names}
         except KeyError:
             return None
     return [found[name] for name in (*shape.key, *(name for name, _, _ in shape.steps))]
 
 
-def _read(rows: Sequence[Columns], names: Sequence[str]) -> Iterable[tuple[str, Sequence[Any]]]:
-    """Column by column what ``rows`` have under ``names``; raises KeyError."""
-    if len(names) > 1:
-        return zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True)
-    return [(name, [row[name] for row in rows]) for name in names]
+def _columns_of_upserts(shape: Shape, rows: Sequence[Row]) -> _Columns | None:
+    """As `_columns_of`; the operands of upserts, each of which has one with candidates."""
+    upserts = [row for row in rows if isinstance(row, Upsert) and _shape_of(row) == shape]
+    if len(upserts) < len(rows):
+        return None
+    keys = [[row.key[name] for row in upserts] for name in shape.key]
+    return [*keys, *([row.steps[name].operand for row in upserts] for name, _, _ in shape.steps)]
 
 
 def check_shape(table: Table, shape: Shape) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -30,8 +28,6 @@ __all__ = ["Finding", "IsolatingWriter"]
 _ISOLATED: Final = frozenset({Meaning.POISON, Meaning.PARENT_MISSING, Meaning.UNKNOWN, Meaning.SYSTEMIC})
 """Errors that may be one event's fault: look for it. Everything else ends the attempt for the whole batch."""
 
-
-_CHANGES, _IDENTITIES, _TABLE = attrgetter("changes"), attrgetter("identities"), attrgetter("table")
 
 _Rows = tuple[Sequence[Change], Sequence[str | None]]
 """Changes, and the identities of their keys."""
@@ -159,7 +155,7 @@ class IsolatingWriter:
         try:
             rows = 0
             for changes, names in steps:
-                tables = {name: self._table(name) for name in dict.fromkeys(map(_TABLE, changes))}
+                tables = {name: self._table(name) for name in sorted({change.table for change in changes})}
                 rows += self._writer.write(fold(changes, names, tables))
             end = "RELEASE SAVEPOINT pipeline" if keep else "ROLLBACK TO SAVEPOINT pipeline; RELEASE SAVEPOINT pipeline"
             self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE; " + end)
@@ -198,8 +194,8 @@ class IsolatingWriter:
 
 
 def _rows_of(events: Sequence[Event]) -> _Rows:
-    changes = list(chain.from_iterable(map(_CHANGES, events)))
-    return changes, list(chain.from_iterable(map(_IDENTITIES, events)))
+    changes = [change for event in events for change in event.changes]
+    return changes, [name for event in events for name in event.identities]
 
 
 def _one_by_one(event: Event) -> list[_Rows]:
