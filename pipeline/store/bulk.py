@@ -18,13 +18,13 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final
 
-import psycopg
 from psycopg import sql
 
 from pipeline.core.change import Change, printable
 from pipeline.core.fold import Insert, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
+from pipeline.store.outbox import Outbox
 from pipeline.store.plans import PARAMETER, Plan, Shape, copy_into, names_of, parameter_type, parametrised, plan_of
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit, array_text, cells_of, copy_data, text_of, texts_of, texts_of_cells
@@ -44,7 +44,7 @@ _KNOWN_FORMS: Final = 256
 
 
 class BulkWriter:
-    """Writes waves on one connection, inside the transaction that the caller has open.
+    """Writes waves on the connection of an outbox, inside the transaction that the caller has open.
 
     Temporary tables (``stages``, their names) live as long as the session, so that a steady load does not churn the
     catalog. Rows of a shape for which there is no room any more are written one by one.
@@ -52,14 +52,15 @@ class BulkWriter:
 
     def __init__(
         self,
-        connection: psycopg.Connection[Any],
+        outbox: Outbox,
         tables: Mapping[int, Table],
         plans: dict[tuple[int, Shape], Plan],
         stages: set[str],
         lane: int,
     ) -> None:
         """``lane``: see `pipeline.store.turns.lane_key`."""
-        self._connection = connection
+        self._connection = outbox.connection
+        self._outbox = outbox
         self._lane = lane
         self._tables = tables
         self._plans = plans
@@ -114,15 +115,17 @@ class BulkWriter:
         cells = _cells(table, shape, columns)
         if plan.stage not in self._stages and len(self._stages) >= MAX_STAGES:
             texts = zip(*map(texts_of_cells, cells), strict=True)
+            self._outbox.send()
             with self._connection.cursor() as cursor:
                 cursor.executemany(plan.single, sorted(texts, key=itemgetter(slice(len(shape.key)))))
                 return cursor.rowcount
         data = copy_data(cells, ordered=True)
-        self._connection.execute(plan.create)
+        self._outbox.add(plan.create)
         self._stages.add(plan.stage)
         if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
-            self._connection.execute(plan.clear)
+            self._outbox.add(plan.clear)
         self._used.add(plan.stage)
+        self._outbox.send()
         with self._connection.cursor() as cursor:
             with cursor.copy(plan.copy) as copy:
                 copy.write(data)
@@ -134,6 +137,7 @@ class BulkWriter:
         for insert in inserts:
             by_columns.setdefault(tuple(insert.values), []).append(insert.values)
         target = sql.Identifier(table.schema, table.name)
+        self._outbox.send()
         for names, rows in by_columns.items():
             columns = [_assignable(table, name) for name in names]
             if not columns:
