@@ -29,7 +29,7 @@ from pipeline.store.plans import PARAMETER, Plan, Shape, copy_into, names_of, pa
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit, array_text, cells_of, copy_data, text_of, texts_of, texts_of_cells
 
-__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "check_shape", "operand_text", "single"]
+__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "by_shape", "check_shape", "operand_text", "single"]
 
 
 Row = Change | Upsert
@@ -89,10 +89,10 @@ class BulkWriter:
     def _write_wave(self, wave: Wave) -> int:
         rows = 0
         downwards = sorted({*wave.changes, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
-        deletes: list[tuple[Table, Shape, _Columns]] = []
+        deletes: list[tuple[Table, Shape, Operands]] = []
         for oid in downwards:
             table = self.at = self._tables[oid]
-            for shape, columns in _by_shape(wave.changes.get(oid, {}).values()):
+            for shape, columns in by_shape(wave.changes.get(oid, {}).values()):
                 if shape.deletes:
                     deletes.append((table, shape, columns))
                 else:
@@ -107,7 +107,7 @@ class BulkWriter:
             rows += deleted
         return rows
 
-    def _merge(self, table: Table, shape: Shape, columns: _Columns) -> int:
+    def _merge(self, table: Table, shape: Shape, columns: Operands) -> int:
         check_shape(table, shape)
         plan = self._plans.get((table.oid, shape))
         if plan is None:
@@ -191,11 +191,11 @@ def _shape_of(row: Row) -> Shape:
     return _shape(tuple(row.key), operands, row.delete)
 
 
-_Columns = Sequence[Sequence[Any]]
+Operands = Sequence[Sequence[Any]]
 """What rows of one shape have, column by column: those of the key, then the operands."""
 
 
-def _by_shape(rows: Iterable[Row]) -> Iterable[tuple[Shape, _Columns]]:
+def by_shape(rows: Iterable[Row]) -> Iterable[tuple[Shape, Operands]]:
     """The columns of the rows of each shape; the shapes in an order that all flushers have."""
     rows = list(rows)
     if rows and (columns := _columns_of(shape := _shape_of(rows[0]), rows)):
@@ -219,7 +219,7 @@ _PARTS: Final[Mapping[str, Callable[[Iterable[Change]], list[dict[str, Any]]]]] 
 }
 
 
-def _columns_of(shape: Shape, rows: Sequence[Row]) -> _Columns | None:
+def _columns_of(shape: Shape, rows: Sequence[Row]) -> Operands | None:
     """The columns of ``rows``, at least one, if all of them are of this shape."""
     changes = [row for row in rows if type(row) is Change and row.delete is shape.deletes]
     if len(changes) < len(rows):
@@ -237,7 +237,7 @@ def _columns_of(shape: Shape, rows: Sequence[Row]) -> _Columns | None:
     return [found[name] for name in (*shape.key, *(name for name, _, _ in shape.steps))]
 
 
-def _columns_of_upserts(shape: Shape, rows: Sequence[Row]) -> _Columns | None:
+def _columns_of_upserts(shape: Shape, rows: Sequence[Row]) -> Operands | None:
     """As `_columns_of`; the operands of upserts, each of which has one with candidates."""
     upserts = [row for row in rows if isinstance(row, Upsert) and _shape_of(row) == shape]
     if len(upserts) < len(rows):
@@ -290,7 +290,7 @@ def _assignable(table: Table, name: str) -> Column:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _cells(table: Table, shape: Shape, columns: _Columns) -> _Columns:
+def _cells(table: Table, shape: Shape, columns: Operands) -> Operands:
     """The cells of the rows of one shape; raises `Unfit`."""
     keys, operands = columns[: len(shape.key)], columns[len(shape.key) :]
     return [
