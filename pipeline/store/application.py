@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -107,7 +107,7 @@ class Application:
             "seq": seq,
             "batch_id": batch.id,
             # also of those that were applied before: what is missing here was set aside
-            "event_ids": "\n".join([_entry_id(batch.entries[position]) for position in here]),
+            "event_ids": "\n".join(_entry_ids([batch.entries[position] for position in here])),
             "row_count": self._writer.rows,
             "dead_count": len(bad),
             "recheck_from": window and window.start,
@@ -190,7 +190,7 @@ class Application:
             return entry
         if last:  # somebody has emptied the ledger: what was set aside is most likely what would be now
             here = [entry for at, entry in enumerate(self._batch.entries) if at not in self._batch.aside]
-            return _Entry(seq, frozenset(map(_entry_id, here)))
+            return _Entry(seq, frozenset(_entry_ids(here)))
         return _Ledger(seq, None if start is None else _Window(start, end))
 
     def _begin(self) -> tuple[Any, ...] | None:
@@ -216,7 +216,7 @@ class Application:
         rows = self._connection.execute(statement("find_dead_events"), {"batch_id": batch.id}).fetchall()
         dead = {row[0] for row in rows}
         self._connection.execute("ROLLBACK")
-        names = list(map(_entry_id, batch.entries))
+        names = _entry_ids(batch.entries)
         return Applied(
             seq=entry.seq,
             rows=0,
@@ -268,7 +268,7 @@ class Application:
 
     def _unapplied(self, positions: Sequence[int], suspects: Sequence[int], query: str, **bounds: int) -> Sequence[int]:
         """``positions`` without those of ``suspects`` whose events the ledger has within ``bounds``."""
-        ids = {position: _entry_id(self._batch.entries[position]) for position in suspects}
+        ids = dict(zip(suspects, _entry_ids([self._batch.entries[position] for position in suspects]), strict=True))
         found = self._connection.execute(
             statement(query),
             {**self._scope, **bounds, "event_ids": list(ids.values())},
@@ -312,7 +312,7 @@ class Application:
             {
                 **self._scope,
                 "batch_id": self._batch.id,
-                "event_id": _entry_id(entry),
+                "event_id": _entry_ids([entry])[0],
                 "table_name": entry.changes[0].table if isinstance(entry, Event) else None,
                 "reason": finding.reason.replace("\x00", "\\0"),
                 "sqlstate": finding.sqlstate,
@@ -323,10 +323,13 @@ class Application:
         )
 
 
-def _entry_id(entry: Event | Malformed) -> str:
-    """The id by which the ledger knows an entry. A malformed message may have no usable one: then it is its hash."""
-    if isinstance(entry, Event):
-        return entry.id
+def _entry_ids(entries: Iterable[Event | Malformed]) -> list[str]:
+    """The ids by which the ledger knows entries."""
+    return [entry.id if isinstance(entry, Event) else _malformed_id(entry) for entry in entries]
+
+
+def _malformed_id(entry: Malformed) -> str:
+    """A malformed message may have no usable id: then it is its hash."""
     if entry.id is not None and 0 < len(entry.id) <= MAX_EVENT_ID and entry.id.isprintable():
         return entry.id
     return "raw:" + blake2b(entry.raw, digest_size=16).hexdigest()
