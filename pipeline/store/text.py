@@ -222,7 +222,7 @@ def _text(cell: Any) -> str:
 
 # --- COPY -------------------------------------------------------------------------------------------------------------
 
-COPY_OPTIONS: Final = "(FORMAT csv, NULL 'null', ESCAPE '\\')"
+COPY_OPTIONS: Final = r"(FORMAT csv, NULL 'null', ESCAPE E'\\')"
 """How COPY reads `copy_data`: a row of JSON, without its brackets, is a line of CSV. ``null`` is not ``"null"``."""
 
 _CONTROLS: Final = {_json.encode(chr(code))[1:-1]: bytes([code]) for code in range(0x20)}
