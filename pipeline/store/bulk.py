@@ -137,8 +137,8 @@ class BulkWriter:
         for insert in inserts:
             by_columns.setdefault(tuple(insert.values), []).append(insert.values)
         target = sql.Identifier(table.schema, table.name)
-        self._outbox.send()
         for names, rows in by_columns.items():
+            self._outbox.send()
             columns = [_assignable(table, name) for name in names]
             if not columns:
                 for _ in rows:
