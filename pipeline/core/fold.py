@@ -124,46 +124,47 @@ def _change(table: str, operation: Operation) -> Change | Upsert:
     return Change(table, key, parts["set"], parts["add"], parts["max"], parts["min"])
 
 
-Row = tuple[Table, Change, str | None]
-"""A change with its table, which the caller has resolved (so that two spellings of one table are one table), and the
-identity of its key, ``None`` for an insert."""
+def fold(changes: Sequence[Change], names: Sequence[str | None], tables: Mapping[str, Table]) -> list[Wave]:
+    """The waves of row operations that have the effect of ``changes``, applied in order.
 
-
-def fold(changes: Sequence[Row]) -> list[Wave]:
-    """The waves of row operations that have the effect of ``changes``, applied in order."""
-    if not any(change.delete and table.cascades for table, change, _ in changes):
-        return _fold(changes)
+    ``names`` are the identities of their keys, ``None`` for an insert. ``tables`` are theirs by their spelling; two
+    spellings may be of one table.
+    """
+    if not any(table.cascades for table in tables.values()) or not any(change.delete for change in changes):
+        return _fold(changes, names, tables)
     waves: list[Wave] = []
-    for part in _parts(changes):
-        folded = _fold(part)
-        if _overtakes(folded, part):
-            folded = [wave for row in part for wave in _fold([row])]
+    for part in _parts(changes, tables):
+        folded = _fold(changes[part], names[part], tables)
+        if _overtakes(folded, tables):
+            each = [slice(position, position + 1) for position in range(part.start, part.stop)]
+            folded = [wave for one in each for wave in _fold(changes[one], names[one], tables)]
         waves += folded
     return waves
 
 
-def _parts(changes: Sequence[Row]) -> Iterator[Sequence[Row]]:
+def _parts(changes: Sequence[Change], tables: Mapping[str, Table]) -> Iterator[slice]:
     """Cut before a write to a row that an earlier delete may take along (``ON DELETE CASCADE``, ``SET NULL`` …).
 
     A wave deletes last, so in one wave the delete would take what was written after it.
     """
     start = 0
     disturbed: set[int] = set()
-    for position, (table, change, _) in enumerate(changes):
+    for position, change in enumerate(changes):
+        table = tables[change.table]
         if change.delete:
             disturbed |= table.cascades
         elif table.oid in disturbed:
-            yield changes[start:position]
+            yield slice(start, position)
             start = position
             disturbed = set()
-    yield changes[start:]
+    yield slice(start, len(changes))
 
 
-def _overtakes(waves: Sequence[Wave], changes: Sequence[Row]) -> bool:
+def _overtakes(waves: Sequence[Wave], tables: Mapping[str, Table]) -> bool:
     """Whether a delete comes before an operation, in a later wave, on a row that it may take along."""
     if len(waves) == 1:
         return False
-    cascades = {table.oid: table.cascades for table, change, _ in changes if change.delete and table.cascades}
+    cascades = {table.oid: table.cascades for table in tables.values() if table.cascades}
     disturbed: set[int] = set()
     for wave in waves:
         if not disturbed.isdisjoint(wave.changes):
@@ -188,28 +189,56 @@ _Rows = dict[str, Change | _Program]
 """What happens to the addressed rows of a table, by identity: the only change of a row stays as it came."""
 
 
-def _fold(changes: Sequence[Row]) -> list[Wave]:
-    tables: dict[int, _Rows] = {}
-    inserts: dict[int, list[Insert]] = {}
-    addressed = _addressed(changes)
-    for table, change, name in changes:
-        oid = table.oid
-        rows = tables.get(oid)
-        if rows is None:
-            rows = tables[oid] = {}
+def _fold(changes: Sequence[Change], names: Sequence[str | None], tables: Mapping[str, Table]) -> list[Wave]:
+    first = Wave()
+    waves = [first]
+    for table, its_changes, its_names in _by_table(changes, names, tables):
+        rows: dict[str, Change | Upsert]
+        rows = {name: change for name, change in zip(its_names, its_changes, strict=True) if name is not None}
+        if len(rows) == len(its_changes):  # one change of every row, as nearly always: there is nothing to fold
+            first.changes[table.oid] = rows
+        elif rows:
+            _add(*_fold_table(table, its_changes, its_names), table, waves)
+        else:
+            first.inserts[table.oid] = [Insert(change.insert or {}) for change in its_changes]
+    return waves if changes else []
+
+
+def _by_table(
+    changes: Sequence[Change], names: Sequence[str | None], tables: Mapping[str, Table]
+) -> Iterable[tuple[Table, Sequence[Change], Sequence[str | None]]]:
+    """The changes of each table, and the identities of their keys."""
+    if len(tables) == 1:
+        return [(table, changes, names) for table in tables.values()]
+    found: dict[int, tuple[Table, list[Change], list[str | None]]] = {}
+    for change, name in zip(changes, names, strict=True):
+        table = tables[change.table]
+        if table.oid not in found:
+            found[table.oid] = table, [], []
+        _, its_changes, its_names = found[table.oid]
+        its_changes.append(change)
+        its_names.append(name)
+    return found.values()
+
+
+def _fold_table(table: Table, changes: Sequence[Change], names: Sequence[str | None]) -> tuple[_Rows, list[Insert]]:
+    """What happens to the addressed rows of a table, and the rows that are appended to it."""
+    rows: _Rows = {}
+    inserts: list[Insert] = []
+    addressed = _addressed(changes, names)
+    for change, name in zip(changes, names, strict=True):
         if name is None:
             insert = Insert(change.insert or {})
-            row = _row_of(insert, addressed.get(oid, {}))
+            row = _row_of(insert, addressed)
             if row is None:
-                inserts.setdefault(oid, []).append(insert)
+                inserts.append(insert)
             else:
                 _program(rows, row, change.table).steps.append(insert)
-            continue
-        if name not in rows or change.delete:  # of what came before a delete nothing can be seen any more
+        elif name not in rows or change.delete:  # of what came before a delete nothing can be seen any more
             rows[name] = change
         else:
             _append(_program(rows, name, change.table).steps, _operation(change), table.columns)
-    return _waves(tables, inserts)
+    return rows, inserts
 
 
 def _program(rows: _Rows, name: str, table: str) -> _Program:
@@ -230,40 +259,37 @@ def _append(program: list[Operation | Insert], step: Operation, columns: Mapping
         program[-1] = composed
 
 
-def _waves(tables: Mapping[int, _Rows], inserts: dict[int, list[Insert]]) -> list[Wave]:
-    """The wave of the rows' first steps, then the wave of their second ones, and so on."""
-    first = Wave()
-    first.inserts = inserts
-    waves = [first]
-    for oid, rows in tables.items():
-        once: dict[str, Change | Upsert] = {}
-        for name, row in rows.items():
-            if isinstance(row, Change):
-                once[name] = row
-                continue
-            waves += [Wave() for _ in range(len(waves), len(row.steps))]
-            for wave, step in zip(waves, row.steps, strict=False):
-                if isinstance(step, Insert):
-                    wave.inserts.setdefault(oid, []).append(step)
-                else:
-                    (once if wave is first else wave.changes.setdefault(oid, {}))[name] = _change(row.table, step)
-        if once:
-            first.changes[oid] = once
-    return waves if first.changes or first.inserts else []
+def _add(rows: _Rows, inserts: list[Insert], table: Table, waves: list[Wave]) -> None:
+    """Add the rows of a table to the waves: all first steps to the first one, all second ones to the second one."""
+    first, oid = waves[0], table.oid
+    if inserts:
+        first.inserts[oid] = inserts
+    once: dict[str, Change | Upsert] = {}
+    for name, row in rows.items():
+        if isinstance(row, Change):
+            once[name] = row
+            continue
+        waves += [Wave() for _ in range(len(waves), len(row.steps))]
+        for wave, step in zip(waves, row.steps, strict=False):
+            if isinstance(step, Insert):
+                wave.inserts.setdefault(oid, []).append(step)
+            else:
+                (once if wave is first else wave.changes.setdefault(oid, {}))[name] = _change(row.table, step)
+    if once:
+        first.changes[oid] = once
 
 
 _Addressed = Mapping[tuple[str, ...], set[str]]
 """Key columns → identities of the rows that are addressed by them."""
 
 
-def _addressed(changes: Iterable[Row]) -> Mapping[int, _Addressed]:
-    """The addressed rows of each table to which rows are appended as well: an appended row may be one of them."""
-    appended = {table.oid for table, _, name in changes if name is None}
-    found: dict[int, dict[tuple[str, ...], set[str]]] = {}
-    if appended:
-        for table, change, name in changes:
-            if name is not None and table.oid in appended:
-                found.setdefault(table.oid, {}).setdefault(tuple(sorted(change.key)), set()).add(name)
+def _addressed(changes: Sequence[Change], names: Sequence[str | None]) -> _Addressed:
+    """The addressed rows of a table, if rows are appended to it as well: an appended row may be one of them."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    if None in names:
+        for change, name in zip(changes, names, strict=True):
+            if name is not None:
+                found.setdefault(tuple(sorted(change.key)), set()).add(name)
     return found
 
 

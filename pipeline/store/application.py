@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -85,7 +85,6 @@ class Application:
         """Apply the batch and commit; see `pipeline.ports.Store.apply`."""
         batch = self._batch
         self._writer.make_room()
-        self._connection.execute(_BEGIN)
         ledger = self._lock()
         if isinstance(ledger, _Entry):
             return self._applied_before(ledger)
@@ -93,7 +92,6 @@ class Application:
         self._begun = True
         self._probe(Step.LOCKED)
         seq, window, warning = self._place(ledger)
-        self._freshen()
         turns = range(len(batch.entries)) if batch.turns is None else batch.turns
         here = [position for position in turns if position not in batch.aside] if batch.aside else turns
         fresh = self._not_yet_applied(self._fresh(here, window))
@@ -104,24 +102,23 @@ class Application:
         for position, finding in sorted(bad.items()):
             self._bury(batch.entries[position], finding)
             self._probe(Step.BURIED)
-        self._connection.execute(
-            statement("record_batch"),
-            {
-                **self._scope,
-                "seq": seq,
-                "batch_id": batch.id,
-                # also of those that were applied before: what is missing here was set aside
-                "event_ids": "\n".join([_entry_id(batch.entries[position]) for position in here]),
-                "row_count": self._writer.rows,
-                "dead_count": len(bad),
-                "recheck_from": window and window.start,
-                "recheck_to": window and window.end,
-                "recheck_seconds": self._recheck_seconds if warning else None,
-                "gaps": int(batch.seq > ledger.seq + 1),
-            },
-        )
-        self._probe(Step.COMMITTING)
-        self._connection.execute("COMMIT")
+        mark = {
+            **self._scope,
+            "seq": seq,
+            "batch_id": batch.id,
+            # also of those that were applied before: what is missing here was set aside
+            "event_ids": "\n".join(_entry_ids([batch.entries[position] for position in here])),
+            "row_count": self._writer.rows,
+            "dead_count": len(bad),
+            "recheck_from": window and window.start,
+            "recheck_to": window and window.end,
+            "recheck_seconds": self._recheck_seconds if warning else None,
+            "gaps": int(batch.seq > ledger.seq + 1),
+        }
+        with self._connection.pipeline():  # one message
+            self._connection.execute(statement("record_batch"), mark)
+            self._probe(Step.COMMITTING)
+            self._connection.execute("COMMIT")
         self._probe(Step.COMMITTED)
         return Applied(
             seq=seq,
@@ -170,25 +167,16 @@ class Application:
         """Give the connection back as it was."""
         self._connection.remove_notice_handler(self._heed)
 
-    def _freshen(self) -> None:
-        """See that what the catalog's cache says of the batch's tables is still so."""
-        events = (entry for entry in self._batch.entries if isinstance(entry, Event))
-        names = {change.table for event in events for change in event.changes}
-        if run(self._catalog.freshen(BlockingQueries(self._connection), names)):
-            self._plans.clear()
-
     # --- once only
 
     def _lock(self) -> _Ledger | _Entry:
         """Lock the shard; an entry: the batch was applied and its acknowledgement was lost."""
-        lock = statement("lock_shard")
         try:
-            row = self._connection.execute(lock, self._scope).fetchone()
+            row = self._begin()
             if row is None:  # committed by itself, so that a second flusher does not wait for our whole batch
                 self._connection.execute("ROLLBACK")
                 self._connection.execute(statement("create_shard"), self._scope)
-                self._connection.execute(_BEGIN)
-                row = self._connection.execute(lock, self._scope).fetchone()
+                row = self._begin()
         except psycopg.errors.LockNotAvailable as error:
             raise ApplyFailed("another flusher holds this shard", error.sqlstate, Meaning.BUSY) from error
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
@@ -202,8 +190,21 @@ class Application:
             return entry
         if last:  # somebody has emptied the ledger: what was set aside is most likely what would be now
             here = [entry for at, entry in enumerate(self._batch.entries) if at not in self._batch.aside]
-            return _Entry(seq, frozenset(map(_entry_id, here)))
+            return _Entry(seq, frozenset(_entry_ids(here)))
         return _Ledger(seq, None if start is None else _Window(start, end))
+
+    def _begin(self) -> tuple[Any, ...] | None:
+        """Begin, lock the shard, and see that what the catalog's cache says of the batch's tables is still so."""
+        entries = self._batch.entries
+        names = {change.table for entry in entries if isinstance(entry, Event) for change in entry.changes}
+        known = self._catalog.known(names)
+        with self._connection.pipeline():  # one message
+            self._connection.execute(_BEGIN)
+            locked = self._connection.execute(statement("lock_shard"), self._scope)
+            found = self._connection.execute(statement("catalog_fingerprints"), {"names": known})
+        if self._catalog.compare(known, dict(found.fetchall())):
+            self._plans.clear()
+        return locked.fetchone()
 
     def _find_batch(self) -> _Entry | None:
         row = self._connection.execute(statement("find_batch"), {"batch_id": self._batch.id}).fetchone()
@@ -215,7 +216,7 @@ class Application:
         rows = self._connection.execute(statement("find_dead_events"), {"batch_id": batch.id}).fetchall()
         dead = {row[0] for row in rows}
         self._connection.execute("ROLLBACK")
-        names = list(map(_entry_id, batch.entries))
+        names = _entry_ids(batch.entries)
         return Applied(
             seq=entry.seq,
             rows=0,
@@ -267,7 +268,7 @@ class Application:
 
     def _unapplied(self, positions: Sequence[int], suspects: Sequence[int], query: str, **bounds: int) -> Sequence[int]:
         """``positions`` without those of ``suspects`` whose events the ledger has within ``bounds``."""
-        ids = {position: _entry_id(self._batch.entries[position]) for position in suspects}
+        ids = dict(zip(suspects, _entry_ids([self._batch.entries[position] for position in suspects]), strict=True))
         found = self._connection.execute(
             statement(query),
             {**self._scope, **bounds, "event_ids": list(ids.values())},
@@ -311,7 +312,7 @@ class Application:
             {
                 **self._scope,
                 "batch_id": self._batch.id,
-                "event_id": _entry_id(entry),
+                "event_id": _entry_ids([entry])[0],
                 "table_name": entry.changes[0].table if isinstance(entry, Event) else None,
                 "reason": finding.reason.replace("\x00", "\\0"),
                 "sqlstate": finding.sqlstate,
@@ -322,10 +323,13 @@ class Application:
         )
 
 
-def _entry_id(entry: Event | Malformed) -> str:
-    """The id by which the ledger knows an entry. A malformed message may have no usable one: then it is its hash."""
-    if isinstance(entry, Event):
-        return entry.id
+def _entry_ids(entries: Iterable[Event | Malformed]) -> list[str]:
+    """The ids by which the ledger knows entries."""
+    return [entry.id if isinstance(entry, Event) else _malformed_id(entry) for entry in entries]
+
+
+def _malformed_id(entry: Malformed) -> str:
+    """A malformed message may have no usable id: then it is its hash."""
     if entry.id is not None and 0 < len(entry.id) <= MAX_EVENT_ID and entry.id.isprintable():
         return entry.id
     return "raw:" + blake2b(entry.raw, digest_size=16).hexdigest()

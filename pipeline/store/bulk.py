@@ -3,7 +3,9 @@
 A statement is made once per table and shape of its rows: see `pipeline.store.plans`.
 
 Order within a wave: upserts and inserts, referenced tables first; then deletes, referencing tables first. Rows are
-sorted by key, so that two flushers never wait for each other's rows crosswise.
+sorted by the text of their key, so that two flushers never wait for each other's rows crosswise.
+
+Everything works on columns: nearly always all rows of a table are of one shape, so it is looked at once.
 
 The session that runs these statements has hash and merge joins and sequential scans off (see `pipeline.store.session`):
 the temporary table has no statistics, and a plan that reads the whole target would be a disaster.
@@ -11,23 +13,23 @@ the temporary table has no statistics, and a plan that reads the whole target wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, Final
 
-import psycopg
 from psycopg import sql
 
 from pipeline.core.change import Change, printable
 from pipeline.core.fold import Insert, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
-from pipeline.store.plans import PARAMETER, Plan, Shape, names_of, parameter_type, parametrised, plan_of
+from pipeline.store.outbox import Outbox
+from pipeline.store.plans import PARAMETER, Plan, Shape, copy_into, names_of, parameter_type, parametrised, plan_of
 from pipeline.store.statements import statement
-from pipeline.store.text import Unfit, array_text, copy_data, text_of, texts_of
+from pipeline.store.text import Unfit, array_text, cells_of, copy_data, text_of, texts_of, texts_of_cells
 
-__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "check_shape", "operand_text", "single"]
+__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "by_shape", "check_shape", "operand_text", "single"]
 
 
 Row = Change | Upsert
@@ -42,7 +44,7 @@ _KNOWN_FORMS: Final = 256
 
 
 class BulkWriter:
-    """Writes waves on one connection, inside the transaction that the caller has open.
+    """Writes waves on the connection of an outbox, inside the transaction that the caller has open.
 
     Temporary tables (``stages``, their names) live as long as the session, so that a steady load does not churn the
     catalog. Rows of a shape for which there is no room any more are written one by one.
@@ -50,14 +52,15 @@ class BulkWriter:
 
     def __init__(
         self,
-        connection: psycopg.Connection[Any],
+        outbox: Outbox,
         tables: Mapping[int, Table],
         plans: dict[tuple[int, Shape], Plan],
         stages: set[str],
         lane: int,
     ) -> None:
         """``lane``: see `pipeline.store.turns.lane_key`."""
-        self._connection = connection
+        self._connection = outbox.connection
+        self._outbox = outbox
         self._lane = lane
         self._tables = tables
         self._plans = plans
@@ -86,40 +89,43 @@ class BulkWriter:
     def _write_wave(self, wave: Wave) -> int:
         rows = 0
         downwards = sorted({*wave.changes, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
-        deletes: list[tuple[Table, Shape, list[Row]]] = []
+        deletes: list[tuple[Table, Shape, Operands]] = []
         for oid in downwards:
             table = self.at = self._tables[oid]
-            for shape, alike in _by_shape(wave.changes.get(oid, {})).items():
+            for shape, columns in by_shape(wave.changes.get(oid, {}).values()):
                 if shape.deletes:
-                    deletes.append((table, shape, alike))
+                    deletes.append((table, shape, columns))
                 else:
-                    rows += self._merge(table, shape, alike)
+                    rows += self._merge(table, shape, columns)
             rows += self._append(table, wave.inserts.get(oid, ()))
-        for table, shape, alike in reversed(deletes):
+        for table, shape, columns in reversed(deletes):
             self.at = table
-            deleted = self._merge(table, shape, alike)
-            if deleted < len(alike):  # one of them may be on its way: see `lane_key`
+            deleted = self._merge(table, shape, columns)
+            if deleted < len(columns[0]):  # one of them may be on its way: see `lane_key`
                 self._connection.execute(statement("close_lane"), {"lane": self._lane})
-                deleted += self._merge(table, shape, alike)
+                deleted += self._merge(table, shape, columns)
             rows += deleted
         return rows
 
-    def _merge(self, table: Table, shape: Shape, rows: Sequence[Row]) -> int:
+    def _merge(self, table: Table, shape: Shape, columns: Operands) -> int:
         check_shape(table, shape)
         plan = self._plans.get((table.oid, shape))
         if plan is None:
             plan = self._plans[table.oid, shape] = plan_of(table, shape)
-        texts = _texts(table, shape, rows)
+        cells = _cells(table, shape, columns)
         if plan.stage not in self._stages and len(self._stages) >= MAX_STAGES:
+            texts = zip(*map(texts_of_cells, cells), strict=True)
+            self._outbox.send()
             with self._connection.cursor() as cursor:
-                cursor.executemany(plan.single, list(zip(*texts, strict=True)))
+                cursor.executemany(plan.single, sorted(texts, key=itemgetter(slice(len(shape.key)))))
                 return cursor.rowcount
-        data = copy_data(texts)
-        self._connection.execute(plan.create)
+        data = copy_data(cells, ordered=True)
+        self._outbox.add(plan.create)
         self._stages.add(plan.stage)
         if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
-            self._connection.execute(plan.clear)
+            self._outbox.add(plan.clear)
         self._used.add(plan.stage)
+        self._outbox.send()
         with self._connection.cursor() as cursor:
             with cursor.copy(plan.copy) as copy:
                 copy.write(data)
@@ -132,13 +138,14 @@ class BulkWriter:
             by_columns.setdefault(tuple(insert.values), []).append(insert.values)
         target = sql.Identifier(table.schema, table.name)
         for names, rows in by_columns.items():
+            self._outbox.send()
             columns = [_assignable(table, name) for name in names]
             if not columns:
                 for _ in rows:
                     self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
                 continue
-            copy_in = sql.SQL("COPY {} ({}) FROM STDIN").format(target, names_of(names))
-            data = copy_data([texts_of([row[column.name] for row in rows], column) for column in columns])
+            copy_in = copy_into(target, names)
+            data = copy_data([cells_of([row[column.name] for row in rows], column) for column in columns])
             with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
                 copy.write(data)
         return len(inserts)
@@ -150,7 +157,8 @@ def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:
         return _insert(table, change.insert)
     shape = _shape_of(change)
     check_shape(table, shape)
-    return plan_of(table, shape).single, [text for (text,) in _texts(table, shape, [change])]
+    cells = _cells(table, shape, _columns_of(shape, [change]) or ())
+    return plan_of(table, shape).single, [text for column in cells for text in texts_of_cells(column)]
 
 
 def _insert(table: Table, row: Columns) -> tuple[bytes, Sequence[str | None]]:
@@ -183,17 +191,59 @@ def _shape_of(row: Row) -> Shape:
     return _shape(tuple(row.key), operands, row.delete)
 
 
-def _by_shape(rows: Mapping[str, Row]) -> dict[Shape, list[Row]]:
-    """Rows by shape, each list sorted by key."""
+Operands = Sequence[Sequence[Any]]
+"""What rows of one shape have, column by column: those of the key, then the operands."""
+
+
+def by_shape(rows: Iterable[Row]) -> Iterable[tuple[Shape, Operands]]:
+    """The columns of the rows of each shape; the shapes in an order that all flushers have."""
+    rows = list(rows)
+    if rows and (columns := _columns_of(shape := _shape_of(rows[0]), rows)):
+        return [(shape, columns)]
     shapes: dict[Shape, list[Row]] = {}
     last, alike = None, []
-    for name in sorted(rows):
-        row = rows[name]
+    for row in rows:
         shape = _shape_of(row)
         if shape is not last:  # to look a shape up takes longer than to make it
             last, alike = shape, shapes.setdefault(shape, [])
         alike.append(row)
-    return shapes
+    return [(shape, _columns_of(shape, shapes[shape]) or ()) for shape in sorted(shapes)]
+
+
+_PARTS: Final[Mapping[str, Callable[[Iterable[Change]], list[dict[str, Any]]]]] = {
+    "key": lambda rows: [row.key for row in rows],
+    "set": lambda rows: [row.set for row in rows],
+    "add": lambda rows: [row.add for row in rows],
+    "max": lambda rows: [row.max for row in rows],
+    "min": lambda rows: [row.min for row in rows],
+}
+
+
+def _columns_of(shape: Shape, rows: Sequence[Row]) -> Operands | None:
+    """The columns of ``rows``, at least one, if all of them are of this shape."""
+    changes = [row for row in rows if type(row) is Change and row.delete is shape.deletes]
+    if len(changes) < len(rows):
+        return None if changes else _columns_of_upserts(shape, rows)
+    found: dict[str, Sequence[Any]] = {}
+    for verb, part in _PARTS.items():
+        names = shape.key if verb == "key" else [name for name, how, _ in shape.steps if how == verb]
+        columns = part(changes)
+        if any(columns) if not names else set(map(len, columns)) != {len(names)}:
+            return None
+        try:
+            found |= {name: [row[name] for row in columns] for name in names}
+        except KeyError:
+            return None
+    return [found[name] for name in (*shape.key, *(name for name, _, _ in shape.steps))]
+
+
+def _columns_of_upserts(shape: Shape, rows: Sequence[Row]) -> Operands | None:
+    """As `_columns_of`; the operands of upserts, each of which has one with candidates."""
+    upserts = [row for row in rows if isinstance(row, Upsert) and _shape_of(row) == shape]
+    if len(upserts) < len(rows):
+        return None
+    keys = [[row.key[name] for row in upserts] for name in shape.key]
+    return [*keys, *([row.steps[name].operand for row in upserts] for name, _, _ in shape.steps)]
 
 
 def check_shape(table: Table, shape: Shape) -> None:
@@ -237,29 +287,21 @@ def _assignable(table: Table, name: str) -> Column:
     return column
 
 
-# --- data
-# -----------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _texts(table: Table, shape: Shape, rows: Sequence[Row]) -> Sequence[Sequence[str | None]]:
-    """The columns of the rows of one shape: those of the key, then the operands."""
-    columns = table.columns
-    names = [name for name, _, _ in shape.steps]
-    keys = _cells([row.key for row in rows], shape.key)
-    texts = [texts_of(keys[name], columns[name]) for name in shape.key]
-    operations = [row for row in rows if isinstance(row, Upsert)]
-    if operations:  # with candidates: no change says them
-        return texts + [[operand_text(each.steps[name], columns[name]) for each in operations] for name in names]
-    operands: dict[str, Sequence[Any]] = {}
-    for verb in {verb for _, verb, _ in shape.steps}:
-        operands |= _cells(list(map(attrgetter(verb), rows)), [name for name, how, _ in shape.steps if how == verb])
-    return texts + [texts_of(operands[name], columns[name]) for name in names]
-
-
-def _cells(rows: Sequence[Columns], names: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """Column by column what ``rows`` have under ``names``, at least one."""
-    found = zip(*map(itemgetter(*names), rows), strict=True) if len(names) > 1 else [[row[names[0]] for row in rows]]
-    return dict(zip(names, found, strict=True))
+def _cells(table: Table, shape: Shape, columns: Operands) -> Operands:
+    """The cells of the rows of one shape; raises `Unfit`."""
+    keys, operands = columns[: len(shape.key)], columns[len(shape.key) :]
+    return [
+        *(cells_of(values, table.columns[name]) for name, values in zip(shape.key, keys, strict=True)),
+        *(
+            [array_text(value, table.columns[name]) for value in values]
+            if candidates
+            else cells_of(values, table.columns[name])
+            for (name, _, candidates), values in zip(shape.steps, operands, strict=True)
+        ),
+    ]
 
 
 def operand_text(step: Step, column: Column) -> str | None:

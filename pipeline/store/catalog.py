@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pipeline.core.failure import Meaning
@@ -58,10 +58,15 @@ class Catalog:
 
         One statement. A changed type, default, index or foreign key makes no error by itself, but wrong rows.
         """
-        known = [name for name in names if name in self._tables]
-        if not known:
-            return False
-        now = await _fingerprints(queries, known)
+        known = self.known(names)
+        return bool(known) and self.compare(known, await _fingerprints(queries, known))
+
+    def known(self, names: Iterable[str]) -> list[str]:
+        """Those of the tables ``names`` that have been read already."""
+        return [name for name in names if name in self._tables]
+
+    def compare(self, known: Iterable[str], now: Mapping[str, str]) -> bool:
+        """As `freshen`, with the fingerprints that the tables have ``now``."""
         changed = [name for name in known if now.get(name) != self._fingerprints.get(name)]
         for name in changed:
             self._tables.pop(name, None)

@@ -18,6 +18,7 @@ from pipeline.errors import ApplyFailed
 from pipeline.store.bulk import BulkWriter, MissingColumn
 from pipeline.store.catalog import Catalog
 from pipeline.store.diagnosis import meaning_of, public_text, text_of_error
+from pipeline.store.outbox import Outbox
 from pipeline.store.plans import Plan, Shape
 from pipeline.store.queries import BlockingQueries
 from pipeline.store.text import Unfit
@@ -25,8 +26,15 @@ from pipeline.telemetry import Probe, Step
 
 __all__ = ["Finding", "IsolatingWriter"]
 
+_RELEASE: Final = b"RELEASE SAVEPOINT pipeline"
+_UNDO: Final = b"ROLLBACK TO SAVEPOINT pipeline; " + _RELEASE
+
 _ISOLATED: Final = frozenset({Meaning.POISON, Meaning.PARENT_MISSING, Meaning.UNKNOWN, Meaning.SYSTEMIC})
 """Errors that may be one event's fault: look for it. Everything else ends the attempt for the whole batch."""
+
+
+_Rows = tuple[Sequence[Change], Sequence[str | None]]
+"""Changes, and the identities of their keys."""
 
 
 class Finding(NamedTuple):
@@ -62,7 +70,8 @@ class IsolatingWriter:
         self._looked_again = False
         self._tables: dict[int, Table] = {}
         self._oids: dict[str, int] = {}
-        self._writer = BulkWriter(connection, self._tables, plans, stages, lane)
+        self._outbox = Outbox(connection)
+        self._writer = BulkWriter(self._outbox, self._tables, plans, stages, lane)
         self._lineup = Lineup(())
         self.rows = 0
         self.savepoints = 0
@@ -123,9 +132,7 @@ class IsolatingWriter:
         return [(event, finding) for event, finding in found if id(event) not in healed]
 
     async def _attempt(self, events: Sequence[Event]) -> Finding | None:
-        changes = [change for event in events for change in event.changes]
-        names = [name for event in events for name in event.identities]
-        return self._in_savepoint([list(zip(changes, names, strict=True))])
+        return self._in_savepoint([_rows_of(events)])
 
     async def _alone(self, event: Event) -> Finding | None:
         return self._attempt_alone(event)
@@ -146,19 +153,16 @@ class IsolatingWriter:
         finding = self._in_savepoint(_one_by_one(event), keep=False)
         return finding is None or (finding.sqlstate or "").startswith("23")
 
-    def _in_savepoint(
-        self, steps: Sequence[Sequence[tuple[Change, str | None]]], *, keep: bool = True
-    ) -> Finding | None:
+    def _in_savepoint(self, steps: Sequence[_Rows], *, keep: bool = True) -> Finding | None:
         """Fold and write each step; all or nothing. Deferred constraints are checked here too, not first at COMMIT."""
         self.savepoints += 1
-        self._connection.execute("SAVEPOINT pipeline; SET CONSTRAINTS ALL DEFERRED")
+        self._outbox.add(b"SAVEPOINT pipeline; SET CONSTRAINTS ALL DEFERRED")
         try:
             rows = 0
-            for changes in steps:
-                tables = {name: self._table(name) for name in dict.fromkeys(change.table for change, _ in changes)}
-                rows += self._writer.write(fold([(tables[change.table], change, name) for change, name in changes]))
-            end = "RELEASE SAVEPOINT pipeline" if keep else "ROLLBACK TO SAVEPOINT pipeline; RELEASE SAVEPOINT pipeline"
-            self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE; " + end)
+            for changes, names in steps:
+                tables = {name: self._table(name) for name in sorted({change.table for change in changes})}
+                rows += self._writer.write(fold(changes, names, tables))
+            self._outbox.send(b"SET CONSTRAINTS ALL IMMEDIATE; " + (_RELEASE if keep else _UNDO))
         except Unfit as error:
             finding = Finding(str(error), None)
         except psycopg.Error as error:
@@ -169,7 +173,7 @@ class IsolatingWriter:
             self.rows += rows * keep
             self._probe(Step.ATTEMPTED)
             return None
-        self._connection.execute("ROLLBACK TO SAVEPOINT pipeline; RELEASE SAVEPOINT pipeline")
+        self._outbox.send(_UNDO)
         self._look_again()
         self._probe(Step.ATTEMPTED)
         return finding
@@ -187,11 +191,17 @@ class IsolatingWriter:
     def _table(self, name: str) -> Table:
         table = self._catalog.get(name)
         if table is None:
+            self._outbox.send()
             table = run(self._catalog.read(BlockingQueries(self._connection), name))
         self._tables[table.oid] = table
         self._oids[name] = table.oid
         return table
 
 
-def _one_by_one(event: Event) -> list[list[tuple[Change, str | None]]]:
-    return [[row] for row in zip(event.changes, event.identities, strict=True)]
+def _rows_of(events: Sequence[Event]) -> _Rows:
+    changes = [change for event in events for change in event.changes]
+    return changes, [name for event in events for name in event.identities]
+
+
+def _one_by_one(event: Event) -> list[_Rows]:
+    return [([change], [name]) for change, name in zip(event.changes, event.identities, strict=True)]

@@ -14,11 +14,13 @@ from typing import Final, NamedTuple
 from psycopg import sql
 
 from pipeline.core.table import Column, Table
+from pipeline.store.text import COPY_OPTIONS
 
 __all__ = [
     "PARAMETER",
     "Plan",
     "Shape",
+    "copy_into",
     "names_of",
     "parameter_type",
     "parametrised",
@@ -59,6 +61,11 @@ def names_of(names: Iterable[str]) -> sql.Composed:
     return _COMMA.join(map(sql.Identifier, names))
 
 
+def copy_into(target: sql.Composable, names: Iterable[str]) -> sql.Composed:
+    """The statement that reads `pipeline.store.text.copy_data`."""
+    return sql.SQL("COPY {} ({}) FROM STDIN {}").format(target, names_of(names), sql.SQL(COPY_OPTIONS))
+
+
 def plan_of(table: Table, shape: Shape) -> Plan:
     """The statements for a shape that fits the table: see `pipeline.store.bulk.check_shape`."""
     names = [*shape.key, *(name for name, _, _ in shape.steps)]
@@ -87,7 +94,7 @@ def plan_of(table: Table, shape: Shape) -> Plan:
         create=_bytes(
             sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS").format(stage, definition)
         ),
-        copy=_bytes(sql.SQL("COPY {} ({}) FROM STDIN").format(stage, names_of(names))),
+        copy=_bytes(copy_into(stage, names)),
         run=_bytes(statement(table, shape, stage)),
         single=parametrised(single),
     )

@@ -278,7 +278,9 @@ class _Reading:
     async def _after(self, question: Question, pending: Sequence[Pending]) -> tuple[bool, Row | None]:
         """Whether there is a row, and what it is after ``pending``."""
         table = self._table
-        waves = fold([(table, change.change, question.place.identity) for change in pending])
+        changes = [each.change for each in pending]
+        spelled = {change.table: table for change in changes}
+        waves = fold(changes, [question.place.identity] * len(changes), spelled)
         operations: list[Operation] = [operation for wave in waves for operation in wave.rows[table.oid].values()]
         try:
             query = folded_row(table, key_texts(table, question.key), operations)

@@ -1,5 +1,8 @@
 """Values as the text that PostgreSQL's own input functions read, and columns of them as ``COPY`` reads them.
 
+On the way to COPY a value is a **cell**: the value itself, if its JSON is its text (quoted or not), else its text. So
+whole rows become bytes in one call, without an object for each text: see `copy_data`.
+
 Text goes through the input function of the column's type, so every type works: enums, domains, ranges, extensions. What
 a value may go into is decided here, strictly, because text hides the difference: ``'7'`` would become a number, bytes
 would become the text of their hexadecimal form, and the time zone of a ``timestamp`` would be dropped without a word.
@@ -11,6 +14,7 @@ Everything works on a column at a time: nearly always its values are of one type
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
@@ -22,7 +26,7 @@ import msgspec
 
 from pipeline.core.table import Column, Kind
 
-__all__ = ["Unfit", "array_text", "copy_data", "text_of", "texts_of"]
+__all__ = ["COPY_OPTIONS", "Unfit", "array_text", "cells_of", "copy_data", "text_of", "texts_of", "texts_of_cells"]
 
 
 class Unfit(Exception):
@@ -37,50 +41,29 @@ class Unfit(Exception):
         return f"column {self.column}: {self.problem}"
 
 
-Encoder = Callable[[Sequence[Any], Column], list[str]]
-"""The texts of values of one type, for a column."""
+Encoder = Callable[[Sequence[Any], Column], Sequence[Any]]
+"""The cells of values of one type (none of them None), for a column."""
 
 
-_to_json: Final = msgspec.json.Encoder().encode
-
-
-def _plain(values: Sequence[Any], _column: Column) -> list[str]:
-    return list(map(str, values))
-
-
-def _integers(values: Sequence[int], _column: Column) -> list[str]:
-    # as str has them, in one call; there is a comma in no integer
-    return _to_json(values)[1:-1].decode().split(",")
-
-
-def _quoted(values: Sequence[Any], _column: Column) -> list[str]:
-    """Dates, datetimes and UUIDs as JSON has them: nothing in them is quoted, and a list is made in one call."""
-    return _to_json(values)[2:-2].decode().split('","')
-
-
-def _same(values: Sequence[Any], _column: Column) -> list[str]:
-    return list(values)
+def _same(values: Sequence[Any], _column: Column) -> Sequence[Any]:
+    """Numbers but floats, texts, UUIDs, dates …: what stands between the quotes of their JSON is their text."""
+    return values
 
 
 def _repr(values: Sequence[Any], _column: Column) -> list[str]:
     return list(map(repr, values))
 
 
-def _bools(values: Sequence[Any], _column: Column) -> list[str]:
-    return ["t" if value else "f" for value in values]
-
-
 def _bytes(values: Sequence[Any], _column: Column) -> list[str]:
     return ["\\x" + value.hex() for value in values]
 
 
-def _datetimes(values: Sequence[datetime], column: Column) -> list[str]:
+def _datetimes(values: Sequence[datetime], column: Column) -> Sequence[Any]:
     zones = _zones(values, column, "datetime", zoned=column.kind is Kind.TIMESTAMPTZ)
-    if zones.count(None) == len(values):
-        return _quoted(values, column)
-    if zones.count(UTC) == len(values):
-        return [text.replace("Z", "+00:00") for text in _quoted(values, column)]
-    return [value.isoformat() for value in values]  # JSON rounds an offset to minutes
+    if zones.count(None) == len(values) or zones.count(UTC) == len(values):
+        return values
+    # JSON rounds an offset to minutes
+    return [value if zone == UTC else value.isoformat() for value, zone in zip(values, zones, strict=True)]
 
 
 def _times(values: Sequence[time], column: Column) -> list[str]:
@@ -170,40 +153,20 @@ def array_text(values: Iterable[Any], element: Column) -> str:
 _NUMBERS: Final = (Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT, Kind.OTHER)
 
 _ENCODERS: Final[Mapping[type, Mapping[Kind, Encoder]]] = {
-    bool: {Kind.BOOL: _bools, Kind.JSON: _jsons},
-    int: {**dict.fromkeys(_NUMBERS, _integers), Kind.JSON: _jsons},
+    bool: {Kind.BOOL: _same, Kind.JSON: _jsons},
+    int: {**dict.fromkeys(_NUMBERS, _same), Kind.JSON: _jsons},
     float: {**dict.fromkeys(_NUMBERS, _repr), Kind.JSON: _jsons},
-    Decimal: {**dict.fromkeys(_NUMBERS, _plain), Kind.JSON: _jsons},
+    Decimal: {**dict.fromkeys(_NUMBERS, _same), Kind.JSON: _jsons},
     str: {kind: _same for kind in Kind if kind is not Kind.BYTES} | {Kind.JSON: _jsons},
     bytes: {Kind.BYTES: _bytes},
     datetime: {Kind.TIMESTAMPTZ: _datetimes, Kind.TIMESTAMP: _datetimes},
-    date: {Kind.DATE: _quoted},
+    date: {Kind.DATE: _same},
     time: {Kind.TIME: _times},
     timedelta: {Kind.INTERVAL: _timedeltas},
-    UUID: {Kind.OTHER: _quoted},
+    UUID: {Kind.OTHER: _same},
     list: {Kind.ARRAY: _arrays, Kind.JSON: _jsons},
     dict: {Kind.JSON: _jsons},
 }
-
-
-def text_of(value: Any, column: Column) -> str:
-    """The text of a value that is not None, for ``column``.
-
-    Raises:
-        Unfit: the column's type cannot take a value of this type without changing it.
-    """
-    return _encoder(type(value), column)([value], column)[0]
-
-
-def texts_of(values: Sequence[Any], column: Column) -> Sequence[str | None]:
-    """The texts of a column's values, ``None`` for None. Raises as `text_of`, for any of those that do not fit."""
-    types = set(map(type, values))
-    if NoneType in types:
-        found = iter(texts_of([value for value in values if value is not None], column))
-        return [None if value is None else next(found) for value in values]
-    if len(types) == 1:
-        return _encoder(types.pop(), column)(values, column)
-    return [text_of(value, column) for value in values]
 
 
 def _encoder(found: type, column: Column) -> Encoder:
@@ -213,19 +176,76 @@ def _encoder(found: type, column: Column) -> Encoder:
     return encode
 
 
-_COPY_ESCAPES: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_COPY_TABLE: Final = str.maketrans(_COPY_ESCAPES)
+def cells_of(values: Sequence[Any], column: Column) -> Sequence[Any]:
+    """The cells of a column's values, ``None`` for None. Raises as `text_of`, for any of those that do not fit."""
+    types = set(map(type, values))
+    present = [value for value in values if value is not None] if NoneType in types else values
+    encoders = {_encoder(found, column) for found in types if found is not NoneType}
+    if encoders <= {_same}:
+        return values
+    if len(encoders) == 1:
+        cells = encoders.pop()(present, column)
+    else:
+        cells = [_encoder(type(value), column)([value], column)[0] for value in present]
+    if len(present) == len(values):
+        return cells
+    found = iter(cells)
+    return [None if value is None else next(found) for value in values]
 
 
-def copy_data(columns: Iterable[Sequence[str | None]]) -> bytes:
-    """Columns of texts (``None``: NULL), at least one, as rows in COPY's text format."""
-    return "".join([row + "\n" for row in map("\t".join, zip(*map(_copy_texts, columns), strict=True))]).encode()
+def text_of(value: Any, column: Column) -> str:
+    """The text of a value that is not None, for ``column``.
+
+    Raises:
+        Unfit: the column's type cannot take a value of this type without changing it.
+    """
+    return _text(_encoder(type(value), column)([value], column)[0])
 
 
-def _copy_texts(texts: Sequence[str | None]) -> list[str]:
-    """Escape what means something to COPY. Few columns have any of that, and asking is cheaper than escaping."""
-    present = [text for text in texts if text is not None]
-    together = "".join(present)
-    if any(character in together for character in _COPY_ESCAPES):
-        return ["\\N" if text is None else text.translate(_COPY_TABLE) for text in texts]
-    return present if len(present) == len(texts) else ["\\N" if text is None else text for text in texts]
+def texts_of(values: Sequence[Any], column: Column) -> list[str | None]:
+    """The texts of a column's values, ``None`` for None. Raises as `text_of`, for any of those that do not fit."""
+    return texts_of_cells(cells_of(values, column))
+
+
+def texts_of_cells(cells: Sequence[Any]) -> list[str | None]:
+    """What a parameter of a statement says, where a row is not copied."""
+    return [None if cell is None else _text(cell) for cell in cells]
+
+
+_json: Final = msgspec.json.Encoder()
+
+
+def _text(cell: Any) -> str:
+    """What COPY reads in a cell that is not None."""
+    return cell if type(cell) is str else _json.encode(cell).decode().strip('"')
+
+
+# --- COPY -------------------------------------------------------------------------------------------------------------
+
+COPY_OPTIONS: Final = r"(FORMAT csv, NULL 'null', ESCAPE E'\\')"
+"""How COPY reads `copy_data`: a row of JSON, without its brackets, is a line of CSV. ``null`` is not ``"null"``."""
+
+_CONTROLS: Final = {_json.encode(chr(code))[1:-1]: bytes([code]) for code in range(0x20)}
+_CONTROL: Final = re.compile(b"|".join(map(re.escape, _CONTROLS)))
+_PAIR: Final = b"\xff"  # there is no such byte in UTF-8
+
+
+def copy_data(columns: Iterable[Sequence[Any]], *, ordered: bool = False) -> bytes:
+    """Columns of cells, at least one, as rows for COPY, of which the first columns decide the order if ``ordered``.
+
+    What JSON writes between two lines stands in no value, since it escapes a line feed.
+    """
+    data = _json.encode_lines(zip(*columns, strict=True))[1:-2].replace(b"]\n[", b"\n")
+    if ordered:
+        data = b"\n".join(sorted(data.split(b"\n")))
+    return _unescaped(data)
+
+
+def _unescaped(data: bytes) -> bytes:
+    """JSON in which control characters are no longer escaped: COPY has only backslashes and quotes escaped."""
+    if b"\\" not in data:
+        return data
+    data = data.replace(rb"\\", _PAIR)
+    if data.count(b"\\") > data.count(rb"\""):
+        data = _CONTROL.sub(lambda found: _CONTROLS[found[0]], data)
+    return data.replace(_PAIR, rb"\\")

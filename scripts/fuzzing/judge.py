@@ -100,8 +100,9 @@ class Judge:
         """Fold it and make rows of it, with columns of every type: what does not fit may say so, and no more."""
         for salt in range(3):
             tables: dict[str, Table] = {}
-            rows = [(_table(tables, change, salt), change, name) for change, name in _pairs(event)]
-            for wave in fold([*rows, *rows]):
+            for change in event.changes:
+                _add_table(tables, change, salt)
+            for wave in fold([*event.changes] * 2, [*event.identities] * 2, tables):
                 for table in tables.values():
                     for operation in wave.rows.get(table.oid, {}).values():
                         _write(operation, table)
@@ -131,12 +132,8 @@ class Judge:
         return None
 
 
-def _pairs(event: Event) -> list[tuple[Change, str | None]]:
-    return list(zip(event.changes, event.identities, strict=True))
-
-
-def _table(tables: dict[str, Table], change: Change, salt: int) -> Table:
-    """A table that has every column of the change, of a type that depends on its name and on ``salt``."""
+def _add_table(tables: dict[str, Table], change: Change, salt: int) -> None:
+    """See that the change's table has all of its columns, of types that depend on their names and on ``salt``."""
     names = [*change.key, *change.set, *change.add, *change.max, *change.min, *(change.insert or {})]
     known = tables.get(change.table)
     columns = dict(known.columns) if known else {}
@@ -145,9 +142,7 @@ def _table(tables: dict[str, Table], change: Change, salt: int) -> Table:
         element = Kind.TEXT if kind is Kind.ARRAY else None
         columns[name] = Column(name, kind.value, kind.value, kind, element=element, low=_LOW, high=_HIGH)
     keys = (known.unique_keys if known else frozenset()) | {frozenset(change.key)}
-    table = Table(crc32(change.table.encode()), "public", change.table, columns, keys)
-    tables[change.table] = table
-    return table
+    tables[change.table] = Table(crc32(change.table.encode()), "public", change.table, columns, keys)
 
 
 def _write(operation: Operation | Insert, table: Table) -> None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 import msgspec
 
 from pipeline import operations
 from pipeline.buffer.redis import RedisBuffer
+from pipeline.core.change import Change
 from pipeline.core.codec import decode
-from pipeline.core.fold import Row, Wave, fold
+from pipeline.core.fold import Wave, fold
+from pipeline.core.table import Table
 from pipeline.ports import Applied, Claimed
 from pipeline.store import isolation, postgres
 from pipeline.store.application import Application
@@ -61,20 +63,19 @@ def _put(module: ModuleType, name: str, broken: object) -> None:
 def _forget_an_add() -> None:
     """Of several changes of a batch that add something, the last one adds nothing."""
 
-    def forgetful(changes: Sequence[Row]) -> list[Wave]:
+    def forgetful(changes: Sequence[Change], names: Sequence[str | None], tables: Mapping[str, Table]) -> list[Wave]:
         kept = list(changes)
-        adding = [place for place, (_, change, _) in enumerate(kept) if change.add]
+        adding = [place for place, change in enumerate(kept) if change.add]
         if len(adding) > 1:
-            table, change, name = kept[adding[-1]]
-            kept[adding[-1]] = (table, msgspec.structs.replace(change, add={}), name)
-        return fold(kept)
+            kept[adding[-1]] = msgspec.structs.replace(kept[adding[-1]], add={})
+        return fold(kept, names, tables)
 
     _put(isolation, "fold", forgetful)
 
 
 def _reverse() -> None:
     """The changes of a batch are applied newest first."""
-    _put(isolation, "fold", lambda changes: fold(changes[::-1]))
+    _put(isolation, "fold", lambda changes, names, tables: fold(changes[::-1], names[::-1], tables))
 
 
 def _acknowledge_first() -> None:

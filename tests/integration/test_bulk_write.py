@@ -18,6 +18,7 @@ TEXTS = [
     "", " ", "\\", "\\N", "\\.", "\\n", "NULL", "a\tb\nc\rd\\e", '"double" \'single\'', "\b\f\v\x01\x7f", "{1,2}",
     "%s %(x)s", "é e\u0301 \u2028 \ufeff", "😀👨‍👩‍👧", "x" * 10_000,
     "'; DROP TABLE t; --", "(1,2)", "trailing \\", "\\\\N\n\\.\n",
+    "null", "],[", "]\n[", "1\n\\.\n2", "\x01\\u0001\x1f",
 ]  # fmt: skip
 MOMENT = datetime(2013, 3, 31, 2, 30, 15, 123456)  # noqa: DTZ001 - a value without a time zone is meant
 
@@ -261,3 +262,15 @@ def test_text_is_not_garbled_in_a_database_of_another_encoding(scene: Scene, pos
     assert other.sql("SELECT encode(v::bytea, 'hex') FROM t") == [("né".encode(codec).hex(),)]
     other.close()
     scene.sql(f"DROP DATABASE {encoding} WITH (FORCE)")
+
+
+def test_a_backslash_is_one_whatever_a_backslash_means_in_the_databases_literals(scene: Scene) -> None:
+    scene.sql("ALTER DATABASE " + scene.database_url.rpartition("/")[2] + " SET standard_conforming_strings = off")
+    scene.sql("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    scene.sql("CREATE TABLE log (v text)")
+    pipeline = scene.pipeline()
+    pipeline.write("t", {"id": 1}, set={"v": 'a\\"b\n'})
+    pipeline.insert("log", {"v": 'a\\"b\n'})
+    drain(pipeline)
+    assert dead(pipeline) == []
+    assert scene.sql("SELECT v FROM t UNION ALL SELECT v FROM log") == [('a\\"b\n',)] * 2

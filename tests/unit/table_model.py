@@ -10,6 +10,8 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 from random import Random
 from typing import Any, NamedTuple
 
+import msgspec
+
 from pipeline.core.change import Change
 from pipeline.core.fold import Delete, Insert, Operation, Step, Upsert, Wave, fold, operation
 from pipeline.core.table import Column, Kind, Table
@@ -177,9 +179,10 @@ def apply_one_by_one(database: Database, changes: Sequenced) -> None:
 
 
 def folded(changes: Sequenced) -> list[Wave]:
-    return fold(
-        [(table, change, None if change.insert is not None else identity(change.key)) for table, change in changes]
-    )
+    """The fold of ``changes``, each of which speaks of its table by the table's own name."""
+    spelled = [msgspec.structs.replace(change, table=table.name) for table, change in changes]
+    names = [None if change.insert is not None else identity(change.key) for _, change in changes]
+    return fold(spelled, names, {table.name: table for table, _ in changes})
 
 
 def apply_waves(database: Database, waves: Sequence[Wave], random: Random) -> None:

@@ -167,18 +167,19 @@ def test_parents_that_are_deleted_and_made_anew_are_still_two_waves() -> None:
 
 def calls_of_a_fold(tables: int, rows: int) -> int:
     """Function calls for rows of so many tables that are deleted and made anew; another table references each."""
-    parents = [msgspec.structs.replace(PARENT, oid=1000 + number) for number in range(tables)]
-    changes = [Change("t", {"id": n}, delete=delete) for n in range(rows) for delete in (True, False)]
+    parents = {f"p{number}": msgspec.structs.replace(PARENT, oid=1000 + number) for number in range(tables)}
+    order = [(table, n, delete) for table in parents for n in range(rows) for delete in (True, False)]
+    changes = [Change(table, {"id": n}, delete=delete) for table, n, delete in order]
     count = 0
 
     def note(_frame: FrameType, event: str, _argument: object) -> None:
         nonlocal count
         count += event == "call"
 
-    batch = [(table, change, f"id={change.key['id']}") for table in parents for change in changes]
+    names = [f"id={n}" for _, n, _ in order]
     sys.setprofile(note)
     try:
-        fold(batch)
+        fold(changes, names, parents)
     finally:
         sys.setprofile(None)
     return count

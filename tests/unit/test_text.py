@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -27,28 +28,29 @@ TIME = column(Kind.TIME, "time without time zone")
 
 # --- COPY -------------------------------------------------------------------------------------------------------------
 
-ESCAPES = {"N": None, "\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
-
 
 def read_copy(data: bytes) -> list[list[str | None]]:
-    """Rows as PostgreSQL's COPY FROM reads the text format (its manual, section "Text Format")."""
-    rows: list[list[str | None]] = []
-    for line in data.decode().split("\n")[:-1]:
-        assert line != "\\."  # the end of the data
-        rows.append([unescaped(cell) for cell in line.split("\t")])
-    return rows
+    """Rows as PostgreSQL's COPY FROM reads `COPY_OPTIONS` (its manual, section "CSV Format")."""
+    rows: list[list[str | None]] = [[]]
+    rest = data.decode()
+    while True:
+        quoted = re.match(r'"((?:[^"\\]|\\["\\])*)"', rest, re.DOTALL)
+        found = quoted or re.match(r'[^,\n"\\]*', rest)
+        assert found is not None
+        rows[-1].append(
+            re.sub(r"\\(.)", r"\1", quoted[1], flags=re.DOTALL) if quoted else None if found[0] == "null" else found[0]
+        )
+        rest = rest[found.end() :]
+        if not rest:
+            return rows
+        if rest[0] == "\n":
+            rows.append([])
+        else:
+            assert rest[0] == ","
+        rest = rest[1:]
 
 
-def unescaped(cell: str) -> str | None:
-    if cell == "\\N":
-        return None
-    found, characters = "", iter(cell)
-    for character in characters:
-        found += character if character != "\\" else ESCAPES[next(characters)] or ""
-    return found
-
-
-cells = st.none() | texts | st.text("\\\n\r\tN.\"',{}", max_size=6)
+cells = st.none() | texts | st.text("\\\n\r\tN.\"',{}[]bu01\x01\x1f", max_size=8) | st.just("null")
 tables_of_texts = st.integers(1, 4).flatmap(
     lambda width: st.lists(st.lists(cells, min_size=width, max_size=width), min_size=1)
 )
@@ -59,19 +61,38 @@ def test_rows_come_back_out_of_copy_as_they_were(rows: list[list[str | None]]) -
     assert read_copy(copy_data(list(zip(*rows, strict=True)))) == rows
 
 
+@given(tables_of_texts)
+def test_rows_that_are_copied_in_order_are_the_same_rows(rows: list[list[str | None]]) -> None:
+    found = read_copy(copy_data(list(zip(*rows, strict=True)), ordered=True))
+    assert sorted(map(repr, found)) == sorted(map(repr, rows))
+    assert found == read_copy(copy_data(list(zip(*reversed(rows), strict=True)), ordered=True))
+
+
+@given(st.lists(st.tuples(st.integers(), st.integers()), min_size=1, unique_by=lambda row: row[0]))
+def test_rows_of_different_shapes_are_in_one_order_if_they_have_the_same_key(rows: list[tuple[int, int]]) -> None:
+    wide, narrow = ([row[:width] for row in rows] for width in (2, 1))
+    orders = [read_copy(copy_data(list(zip(*some, strict=True)), ordered=True)) for some in (wide, narrow)]
+    assert [row[0] for row in orders[0]] == [row[0] for row in orders[1]]
+
+
 @pytest.mark.parametrize(
     ("row", "line"),
     [
-        ([None], b"\\N\n"),
-        (["\\N"], b"\\\\N\n"),
-        (["\\."], b"\\\\.\n"),
-        ([""], b"\n"),
-        (["a\tb\nc\rd\\e"], b"a\\tb\\nc\\rd\\\\e\n"),
-        (["é", None, "b"], b"\xc3\xa9\t\\N\tb\n"),
+        ([None, 1], b"null,1"),
+        (["null"], b'"null"'),
+        (["\\."], b'"\\\\."'),
+        ([""], b'""'),
+        ([7, -(2**70), True, Decimal("1E+2")], b'7,-1180591620717411303424,true,"1E+2"'),
+        (["a\tb\nc\rd\\e\x00\x1f"], b'"a\tb\nc\rd\\\\e\x00\x1f"'),
+        (['\\n]\n["', None, "],["], b'"\\\\n]\n[\\"",null,"],["'),
+        (["é\x7f\u2028", "\\u0041"], b'"\xc3\xa9\x7f\xe2\x80\xa8","\\\\u0041"'),
+        ([date(13, 1, 1), UUID(int=7)], b'"0013-01-01","00000000-0000-0000-0000-000000000007"'),
+        ([datetime(2013, 1, 1, 5, 0, 0, 1, tzinfo=UTC)], b'"2013-01-01T05:00:00.000001Z"'),
     ],
 )
-def test_the_copy_form_of_a_row_is_fixed(row: list[str | None], line: bytes) -> None:
-    assert copy_data([[text] for text in row]) == line
+def test_the_copy_form_of_a_row_is_fixed(row: list[Any], line: bytes) -> None:
+    assert copy_data([[cell] for cell in row]) == line
+    assert copy_data([[cell, cell] for cell in row], ordered=True) == line + b"\n" + line
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
@@ -121,8 +142,8 @@ HERE = timezone(timedelta(hours=2))
 @pytest.mark.parametrize(
     ("value", "found", "text"),
     [
-        (True, column(Kind.BOOL), "t"),
-        (False, column(Kind.BOOL), "f"),
+        (True, column(Kind.BOOL), "true"),
+        (False, column(Kind.BOOL), "false"),
         (-(2**70), column(Kind.DECIMAL), "-1180591620717411303424"),
         (7, column(Kind.FLOAT), "7"),
         (0.1, column(Kind.FLOAT), "0.1"),
@@ -214,7 +235,7 @@ columns_of_values: dict[Kind, tuple[Column, st.SearchStrategy[Any]]] = {
 def test_the_texts_of_a_column_are_those_of_its_values(kind: Kind, data: st.DataObject) -> None:
     found, single_values = columns_of_values[kind]
     values = data.draw(st.lists(st.none() | single_values, max_size=6) | st.lists(single_values, max_size=6))
-    assert list(texts_of(values, found)) == [None if value is None else text_of(value, found) for value in values]
+    assert texts_of(values, found) == [None if value is None else text_of(value, found) for value in values]
 
 
 @given(
@@ -228,8 +249,8 @@ def test_the_texts_of_a_column_are_those_of_its_values(kind: Kind, data: st.Data
 def test_numbers_dates_and_ids_are_spelled_as_python_spells_them(value: Any) -> None:
     kinds = {int: Kind.INTEGER, date: Kind.DATE, UUID: Kind.OTHER, datetime: Kind.TIMESTAMP}
     kind = Kind.TIMESTAMPTZ if getattr(value, "tzinfo", None) else kinds[type(value)]
-    spelled = value.isoformat() if isinstance(value, date) else str(value)
-    assert list(texts_of([value, value], column(kind))) == [spelled, spelled]
+    spelled = value.isoformat().replace("+00:00", "Z") if isinstance(value, date) else str(value)
+    assert texts_of([value, value], column(kind)) == [spelled, spelled]
 
 
 def test_one_value_of_a_column_that_does_not_fit_is_refused_like_it_alone() -> None:
