@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from pipeline import collector
 from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
 from pipeline.core.codec import Malformed, accepted_seq
@@ -131,7 +132,8 @@ class Flusher:
                 case Claimed():
                     self._probe(Step.CLAIMED)
                     batches = report.batches
-                    report = self._apply(claim, report)
+                    with collector.at_rest():
+                        report = self._apply(claim, report)
                     worth = self._worth if report.batches > batches and _was_all(claim) else 1
                     if report.end is End.EMPTY:
                         self._paused.probe(shard, claim.paused, resumed)
