@@ -274,7 +274,7 @@ def _datetime_text(value: datetime) -> str:
 
 
 _KEY_TEXT: Final[dict[type, Callable[[Any], str]]] = {
-    str: lambda value: value,
+    str: str.__str__,  # also of a subclass that shows itself as something else
     int: lambda value: str(_int_to_wire(value)),
     bool: lambda value: "true" if value else "false",
     UUID: str,

@@ -17,6 +17,7 @@ from pipeline.ports import Applied, Batch
 from pipeline.store.bulk import MissingColumn
 from pipeline.store.catalog import Catalog
 from pipeline.store.isolation import Finding, IsolatingWriter
+from pipeline.store.outbox import together
 from pipeline.store.plans import Plan, Shape
 from pipeline.store.queries import BlockingQueries
 from pipeline.store.statements import statement
@@ -75,7 +76,7 @@ class Application:
         self._catalog = catalog
         self._plans = plans
         self._probe = probe
-        self._begun = False
+        self._writing = False
         self._dismissed = False
         connection.add_notice_handler(self._heed)
         lane = lane_key(namespace, batch.shard)
@@ -89,7 +90,7 @@ class Application:
         if isinstance(ledger, _Entry):
             return self._applied_before(ledger)
         begin()
-        self._begun = True
+        self._writing = True
         self._probe(Step.LOCKED)
         seq, window, warning = self._place(ledger)
         turns = range(len(batch.entries)) if batch.turns is None else batch.turns
@@ -102,6 +103,7 @@ class Application:
         for position, finding in sorted(bad.items()):
             self._bury(batch.entries[position], finding)
             self._probe(Step.BURIED)
+        self._writing = False
         mark = {
             **self._scope,
             "seq": seq,
@@ -115,7 +117,7 @@ class Application:
             "recheck_seconds": self._recheck_seconds if warning else None,
             "gaps": int(batch.seq > ledger.seq + 1),
         }
-        with self._connection.pipeline():  # one message
+        with together(self._connection):
             self._connection.execute(statement("record_batch"), mark)
             self._probe(Step.COMMITTING)
             self._connection.execute("COMMIT")
@@ -154,11 +156,12 @@ class Application:
 
     @property
     def lost(self) -> bool:
-        """Whether the connection broke without a word after the batch was begun.
+        """Whether the connection broke without a word while events were written.
 
         When a server is stopped, or the backend of somebody else crashes, it says so before it closes the connection.
+        Where statements travel together, psycopg does not pass that on; but then no event is to blame any more.
         """
-        return self._begun and self._connection.broken and not self._dismissed
+        return self._writing and self._connection.broken and not self._dismissed
 
     def _heed(self, notice: psycopg.errors.Diagnostic) -> None:
         self._dismissed |= (notice.sqlstate or "").startswith("57P")
@@ -198,7 +201,7 @@ class Application:
         entries = self._batch.entries
         names = {change.table for entry in entries if isinstance(entry, Event) for change in entry.changes}
         known = self._catalog.known(names)
-        with self._connection.pipeline():  # one message
+        with together(self._connection):
             self._connection.execute(_BEGIN)
             locked = self._connection.execute(statement("lock_shard"), self._scope)
             found = self._connection.execute(statement("catalog_fingerprints"), {"names": known})

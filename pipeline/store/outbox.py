@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "together"]
+
+
+@contextmanager
+def together(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Statements in the block are one message; their results are there behind it, and so is what went wrong.
+
+    Raises psycopg's errors, or what ended the wait for the answer: a time limit of Celery, say. Instead of that,
+    psycopg would only say that a connection in the middle of an answer cannot leave its pipeline mode.
+    """
+    first: BaseException | None = None
+    try:
+        with connection.pipeline():
+            try:
+                yield
+            except psycopg.Error as error:
+                first = error  # what is behind it is not done, which psycopg would write to its log
+    except psycopg.Error as last:
+        if first is None and connection.info.transaction_status is TransactionStatus.ACTIVE:
+            first = last.__context__
+        raise first or last from None
+    if first is not None:
+        raise first
 
 
 class Outbox:

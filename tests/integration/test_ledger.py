@@ -8,7 +8,10 @@ import pytest
 
 from pipeline import Change, Pipeline
 from pipeline.contrib.embedded import Postgres
+from pipeline.core.failure import Meaning
+from pipeline.errors import ApplyFailed
 from pipeline.flush import End
+from pipeline.ports import Batch
 from pipeline.status import ShardStatus
 from pipeline.telemetry import Step
 from tests.conformance.lane import batch_of, claimed, event, events_of
@@ -51,6 +54,21 @@ def test_a_batch_whose_acknowledgement_was_lost_is_not_applied_again(scene: Scen
     assert totals(scene) == (2, [1, 2])
     assert shard_status(pipeline).applied_batches == 2
     assert scene.redis.keys("pipeline.overlay*") == []
+
+
+def test_a_shard_that_another_flusher_holds_is_left_without_a_warning(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = scene.store()
+    batch = Batch(shard=0, id="00000000-0000-0000-0000-000000000001", seq=1, entries=[], final=False, failures=0)
+    store.apply(batch)
+    with scene.connect() as other, other.transaction():
+        other.execute("SELECT FROM pipeline.shard FOR UPDATE")
+        for _ in range(20):
+            with pytest.raises(ApplyFailed, match="another flusher") as caught:
+                store.apply(batch)
+            assert caught.value.meaning == Meaning.BUSY
+    assert caplog.records == []
 
 
 def test_a_redis_that_went_back_in_time_does_not_apply_anything_twice(scene: Scene, pipeline: Pipeline) -> None:

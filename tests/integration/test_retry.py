@@ -1,6 +1,7 @@
 """An outage is not a poison: what cannot be written now is kept, in order, and written later."""
 
 import logging
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pipeline import Change, NotMigrated, Pipeline
 from pipeline.contrib.embedded import Postgres
 from pipeline.flush import End
 from pipeline.status import ShardStatus
+from pipeline.telemetry import Step
 from tests.conformance.lane import claimed
 from tests.integration.scene import Scene, dead, disk_full, drain, eventually
 
@@ -103,6 +105,44 @@ def test_not_migrated_is_said_as_often_as_it_is_tried_and_blames_no_event(scene:
     assert shard_status(pipeline).error == "NotMigrated"
     assert drain(pipeline).events == 1
     assert dead(pipeline) == []
+    assert scene.sql("SELECT n FROM views") == [(1,)]
+
+
+def test_sessions_that_are_ended_while_a_batch_is_recorded_blame_no_event(scene: Scene) -> None:
+    scene.sql(VIEWS)
+    pipeline = scene.pipeline()
+    view(pipeline)
+    with ThreadPoolExecutor(1) as threads, locked(scene, "pipeline.batch"):
+        flushes = threads.submit(fail, pipeline, 4)
+        eventually(lambda: not kill_waiting(scene) and flushes.done(), "the flush goes on")
+    drain(pipeline)
+    assert dead(pipeline) == []
+    assert scene.sql("SELECT n FROM views") == [(1,)]
+
+
+class TimeIsUp(Exception):
+    """What a time limit of Celery raises, out of a signal handler."""
+
+
+def test_a_time_limit_ends_the_wait_for_a_commit_and_is_no_outage(scene: Scene) -> None:
+    def ring(*_: object) -> None:
+        raise TimeIsUp
+
+    def probe(step: Step) -> None:
+        if step is Step.COMMITTING:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+
+    scene.sql(VIEWS)
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with scene.kind(scene.config(), probe) as pipeline, locked(scene, "pipeline.batch"):
+            view(pipeline)
+            with pytest.raises(TimeIsUp):
+                pipeline.flush_shard(0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    drain(scene.pipeline())
     assert scene.sql("SELECT n FROM views") == [(1,)]
 
 

@@ -29,6 +29,18 @@ class Name(str):
     __slots__ = ()
 
 
+class Masked(str):
+    """Text that shows itself as something else."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __format__(self, form: str) -> str:
+        return "***"
+
+
 class Size(StrEnum):
     SMALL = "small"
 
@@ -172,3 +184,9 @@ def test_changes_are_left_as_they_are() -> None:
 @pytest.mark.parametrize("bad", BAD, ids=[str(number) for number in range(len(BAD))])
 def test_a_bad_one_is_told_where_every_table_and_size_is_allowed(bad: Any) -> None:
     assert at_once([*GOOD, bad]) == one_by_one([*GOOD, bad])
+
+
+@pytest.mark.parametrize("key", [{"sku": Masked("A1")}, {"user_id": 3, "sku": Masked("A1")}])
+def test_a_key_is_what_it_is_and_not_what_it_shows_itself_as(key: dict[str, Any]) -> None:
+    changes = [Change("carts", key), Change("carts", key, delete=True)]
+    assert at_once(changes) == one_by_one(changes)
