@@ -7,10 +7,14 @@ again, since so many were made, and finds nothing: they are free when the last r
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = ["at_rest"]
+
+_resting: set[int] = set()
+"""The process in which we have put it to rest."""
 
 
 @contextmanager
@@ -22,8 +26,20 @@ def at_rest() -> Iterator[None]:
     if not gc.isenabled():
         yield
         return
-    gc.disable()
     try:
+        _resting.add(os.getpid())
+        gc.disable()
         yield
     finally:
         gc.enable()
+        _resting.clear()
+
+
+def _wake_in_child() -> None:
+    """A child that another thread has forked meanwhile has nobody who would."""
+    if _resting:
+        _resting.clear()
+        gc.enable()
+
+
+os.register_at_fork(after_in_child=_wake_in_child)

@@ -23,7 +23,7 @@ from pipeline.errors import PipelineError, PipelineFull
 from pipeline.ports import Encoded, EventBuffer, nothing
 from pipeline.supply import Supply
 from pipeline.telemetry import Probe, Step, ignore
-from pipeline.writer import CHUNK, CHUNK_CHARACTERS, Ingress
+from pipeline.writer import CHUNK, Ingress, fitting
 
 __all__ = ["BulkIngress", "Taken"]
 
@@ -183,10 +183,8 @@ class BulkIngress:
                 full[shard] += [raw for _, raw in lanes.pop(shard)]
             if not lanes:
                 return
-            chunks = [
-                self._buffer.chunk(shard, [event for event, _ in lane[: self._fitting(lane)]])
-                for shard, lane in lanes.items()
-            ]
+            heads = {shard: [event for event, _ in lane[: self._chunk]] for shard, lane in lanes.items()}
+            chunks = [self._buffer.chunk(shard, head[: fitting(head)]) for shard, head in heads.items()]
             for chunk, outcome in zip(chunks, await self._buffer.write_chunks(chunks, meanwhile), strict=True):
                 shard, count = chunk.shard, len(chunk.events)
                 if isinstance(outcome, PipelineFull):
@@ -198,15 +196,6 @@ class BulkIngress:
                 else:
                     lanes[shard] = lanes[shard][count:]
             self._probe(Step.ADMITTED)
-
-    def _fitting(self, lane: _Lane) -> int:
-        """How many events of a lane go into one call; one at least."""
-        characters = 0
-        for count, (event, _) in enumerate(lane[: self._chunk]):
-            characters += len(event.body)
-            if characters > CHUNK_CHARACTERS and count:
-                return count
-        return self._chunk
 
 
 def _sum(one: Taken, other: Taken) -> Taken:

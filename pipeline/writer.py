@@ -34,6 +34,17 @@ MOST: Final = CHUNK * 5 // 4
 CHUNK_CHARACTERS: Final = 2**18
 """After so many of their bodies a call takes no more events; they are copied several times, which holds Redis, too."""
 
+
+def fitting(events: Sequence[Encoded]) -> int:
+    """How many of ``events`` are not too long for one call; one at least, if there is one."""
+    characters = 0
+    for count, event in enumerate(events):
+        characters += len(event.body)
+        if characters > CHUNK_CHARACTERS and count:
+            return count
+    return len(events)
+
+
 _to_json: Final = msgspec.json.Encoder().encode
 
 _WriteChunks = Callable[[Sequence[Chunk], Callable[[], None]], Awaitable[list[list[Written] | PipelineError]]]
@@ -185,14 +196,9 @@ class Writer(Generic[R]):
         return [(part, self._buffer.chunk(shard, [events[i] for i in part])) for shard, part in parts]
 
     def _part(self, lane: Sequence[int], events: Sequence[Encoded]) -> Sequence[int]:
-        """The next events of a lane, few enough for one call, and one of them at least."""
+        """The next events of a lane, few enough for one call."""
         part = lane[: self._most]
-        characters = 0
-        for count, position in enumerate(part):
-            characters += len(events[position].body)
-            if characters > CHUNK_CHARACTERS and count:
-                return part[:count]
-        return part
+        return part[: fitting([events[position] for position in part])]
 
     def applied(self, shard: int) -> R:
         """The receipt of a change that was written through, and so needs no event."""

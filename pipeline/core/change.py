@@ -23,7 +23,7 @@ from zlib import crc32
 import msgspec
 
 from pipeline.core.names import MAX_NAME_BYTES, TableNames, canonical_table
-from pipeline.core.values import Columns, from_wire, identity, to_wire, travels_as_it_is
+from pipeline.core.values import AS_IN_JSON, Columns, from_wire, identity, to_wire, travels_as_it_is
 from pipeline.errors import InvalidEvent
 
 __all__ = [
@@ -281,7 +281,7 @@ def well_named(names: tuple[str, ...]) -> bool:
     )
 
 
-_PLAIN: Final = frozenset({int, float, bool, type(None)})
+_PLAIN: Final = AS_IN_JSON - {str}
 
 
 def _unseal_columns(parts: Iterable[dict[str, Any]], *, known: bool) -> None:

@@ -18,10 +18,10 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from pipeline.core.change import MAX_IDENTITY, Change
+from pipeline.core.change import INCREMENTS, MAX_IDENTITY, Change
 from pipeline.core.codec import json_texts
 from pipeline.core.names import MAX_NAME_BYTES, canonical_table
-from pipeline.core.values import identities, identity, to_wire
+from pipeline.core.values import AS_IN_JSON, identities, identity, to_wire
 
 __all__ = ["Sealed", "seal_all"]
 
@@ -31,9 +31,6 @@ _KNOWN_FORMS: Final = 256
 _LONG: Final = 4000
 """Characters of a change as JSON. An integer with more digits than are allowed makes it longer; few are so."""
 
-_NONE: Final = type(None)
-_AS_IN_JSON: Final = frozenset({str, int, float, bool, _NONE})
-_INCREMENTS: Final = frozenset({int, float, Decimal, timedelta})
 _SINGLE: Final = frozenset({str, int, float, bool, bytes, datetime, date, time, timedelta, Decimal, UUID})
 
 _NUL: Final = "\\u0000"
@@ -73,10 +70,10 @@ def seal_all(changes: Sequence[object]) -> Sealed | None:
     if not all(map(_is_good, forms)):
         return None
     values = _values(*parts)
-    if not (_are_finite(values) and _all_are(_INCREMENTS, _values(adds)) and _all_are(_SINGLE, _values(maxs, mins))):
+    if not (_are_finite(values) and _all_are(INCREMENTS, _values(adds)) and _all_are(_SINGLE, _values(maxs, mins))):
         return None
-    if not _all_are(_AS_IN_JSON, values):
-        parts = [part if _all_are(_AS_IN_JSON, _values(part)) else list(map(_wire, part)) for part in parts]
+    if not _all_are(AS_IN_JSON, values):
+        parts = [part if _all_are(AS_IN_JSON, _values(part)) else list(map(_wire, part)) for part in parts]
         inserts = [None if insert is None else row for insert, row in zip(inserts, parts[5], strict=True)]
     spelled = {table: canonical_table(table) for table in set(tables)}
     tables = [spelled[table] for table in tables]
@@ -121,7 +118,7 @@ def _are_finite(values: Sequence[object]) -> bool:
 
 def _wire(columns: _Columns) -> _Columns:
     """As `seal` does it, where the names are good."""
-    return {name: value if type(value) in _AS_IN_JSON else to_wire(value) for name, value in columns.items()}
+    return {name: value if type(value) in AS_IN_JSON else to_wire(value) for name, value in columns.items()}
 
 
 def _identities(keys: Sequence[_Columns], names: Collection[_Names]) -> Sequence[str | None]:

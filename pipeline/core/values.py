@@ -24,6 +24,7 @@ from uuid import UUID
 from pipeline.errors import InvalidEvent
 
 __all__ = [
+    "AS_IN_JSON",
     "Columns",
     "Value",
     "column_from_wire",
@@ -204,7 +205,8 @@ def from_wire(value: Any, depth: int = 0) -> Value:
     return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
 
 
-_AS_IT_CAME: Final = frozenset({int, float, bool, str, type(None)})
+AS_IN_JSON: Final = frozenset({int, float, bool, str, type(None)})
+"""Types of values that travel as JSON has them, if a text has no NUL and a number is one."""
 
 
 def column_from_wire(values: Sequence[Any]) -> Sequence[Value]:
@@ -214,7 +216,7 @@ def column_from_wire(values: Sequence[Any]) -> Sequence[Value]:
         InvalidEvent: as `from_wire`, for any of those that are wrong.
     """
     kinds = set(map(type, values))
-    if kinds <= _AS_IT_CAME and (str not in kinds or "\x00" not in "".join([v for v in values if type(v) is str])):
+    if kinds <= AS_IN_JSON and (str not in kinds or "\x00" not in "".join([v for v in values if type(v) is str])):
         return values
     if kinds == {dict} and set(map(len, values)) == {len(_TAG_KEYS)}:
         try:

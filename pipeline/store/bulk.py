@@ -3,7 +3,10 @@
 A statement is made once per table and shape of its rows: see `pipeline.store.plans`.
 
 Order within a wave: upserts and inserts, referenced tables first; then deletes, referencing tables first. Rows are
-sorted by the text of their key, so that two flushers never wait for each other's rows crosswise.
+sorted by what COPY is given of them, which begins with their key, so that two flushers do not wait for each other's
+rows crosswise. (Where there is no room for one more temporary table, rows are sorted by the texts of their keys. That
+may be another order; but two shards share a row only if it is addressed by two keys, and then PostgreSQL ends one of
+the two transactions, which is tried again.)
 
 Everything works on columns: nearly always all rows of a table are of one shape, so it is looked at once.
 

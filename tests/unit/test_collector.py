@@ -1,7 +1,9 @@
 """Python's collector of cycles rests while a batch is worked on, and is as it was afterwards."""
 
 import gc
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -40,3 +42,20 @@ def test_one_in_another_changes_nothing() -> None:
             pass
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("rests", [True, False])
+def test_in_a_child_that_is_forked_meanwhile_it_is_awake_unless_its_parent_wants_none(*, rests: bool) -> None:
+    with collector.at_rest() if rests else switched_off():
+        child = os.fork()
+        if child == 0:
+            os._exit(int(gc.isenabled()))
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == int(rests)
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
