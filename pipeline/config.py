@@ -8,6 +8,7 @@ part of the public contract (``PIPELINE_FLUSH_INTERVAL`` is in seconds).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Final, Literal, Self, get_args, get_type_hints
 
@@ -34,7 +35,20 @@ ThroughPolicy = Literal["raise", "route"]
 _MOST = 2**53  # as Lua counts
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=315_576_000)]  # ten years: no infinity
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}\Z")]
+_RedisUrl = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(rediss?|unix)://",
+        description="a URL that begins with redis://, rediss:// or unix://",
+    ),
+]
+_Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z][a-z0-9_-]{0,39}\Z",
+        description="a small letter and then up to 39 small letters, digits, hyphens and underscores",
+    ),
+]
 
 PREFIX: Final = "PIPELINE_"
 
@@ -85,7 +99,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ``"route"``: they are written through. Groups and events from Celery are refused [WRITE_THROUGH_POLICY].
     """
 
-    redis_url: Annotated[str, msgspec.Meta(pattern=r"^(rediss?|unix)://")] = "redis://127.0.0.1:6379/0"
+    redis_url: _RedisUrl = "redis://127.0.0.1:6379/0"
     database_url: str = "postgresql://127.0.0.1:5432/postgres"
     broker_url: str = ""
     namespace: _Name = "pipeline"
@@ -180,7 +194,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 if field is None:
                     if name.startswith(prefix + _NOT_OURS):
                         continue
-                    raise InvalidSetting(name, f"there is no such setting; settings are {', '.join(_names(prefix))}")
+                    raise InvalidSetting(name, _unknown(name.removeprefix(prefix), prefix))
                 fields[field] = (
                     tuple(filter(None, map(str.strip, value.split(","))))
                     if field in _LISTS and isinstance(value, str)
@@ -209,10 +223,6 @@ def _variable_of(field: str) -> str:
     return field.removesuffix(_UNIT).upper()
 
 
-def _names(prefix: str) -> list[str]:
-    return [prefix + _variable_of(field) for field in Config.__struct_fields__]
-
-
 @cache
 def _types() -> Mapping[str, Any]:
     return get_type_hints(Config, include_extras=True)
@@ -236,4 +246,22 @@ def _invalid(error: msgspec.ValidationError, fields: Mapping[str, Any], prefix: 
         choices = get_args(_types()[field])
         return InvalidSetting(prefix + _variable_of(field), f"must be {' or '.join(choices)}, not {fields[field]!r}")
     shown = "" if field.endswith("_url") else f", not {fields[field]!r}"  # a URL may carry a password
-    return InvalidSetting(prefix + _variable_of(field), problem + shown)
+    return InvalidSetting(prefix + _variable_of(field), _wanted(field, problem) + shown)
+
+
+def _wanted(field: str, problem: str) -> str:
+    """What a setting must be, for who has written it as text; msgspec says it for who has written its type."""
+    form = next((meta.description for meta in get_args(_types()[field])[1:] if meta.pattern), None)
+    if form is not None:
+        return f"must be {form}"
+    return _KINDS.get(problem.partition(",")[0], problem)
+
+
+_KINDS: Final = {"Expected `int`": "must be a whole number", "Expected `float`": "must be a number"}
+
+
+def _unknown(variable: str, prefix: str) -> str:
+    variables = list(map(_variable_of, Config.__struct_fields__))
+    alike = get_close_matches(variable, variables, n=1)
+    meant = f"did you mean {prefix}{alike[0]}? The " if alike else ""
+    return f"there is no such setting; {meant}settings are {', '.join(prefix + each for each in variables)}"

@@ -53,13 +53,13 @@ def test_a_framework_gives_its_settings_without_prefix() -> None:
 WRONG: list[tuple[str, object, str]] = [
     ("SHARDS", "0", ">= 1"),
     ("SHARDS", "1025", "<= 1024"),
-    ("SHARDS", "many", "Expected `int`"),
-    ("SHARDS", "1.5", "Expected `int`"),
-    ("SHARDS", None, "Expected `int`"),
+    ("SHARDS", "many", "must be a whole number, not 'many'"),
+    ("SHARDS", "1.5", "must be a whole number, not '1.5'"),
+    ("SHARDS", None, "must be a whole number"),
     ("FLUSH_INTERVAL", "-1", "> 0"),
     ("FLUSH_INTERVAL", "nan", "> 0"),
     ("FLUSH_INTERVAL", "inf", "<= 315576000"),
-    ("FLUSH_INTERVAL", "1 s", "Expected `float`"),
+    ("FLUSH_INTERVAL", "1 s", "must be a number, not '1 s'"),
     ("FLUSH_THRESHOLD", "-2", ">= -1"),
     ("FLUSH_THRESHOLD", str(2**53 + 1), f"<= {2**53}"),
     ("FLUSH_SLICE", "0", "> 0"),
@@ -73,7 +73,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("WHEN_FULL", "drop", "must be raise or block, not 'drop'"),
     ("FULL_TIMEOUT", "0", "> 0"),
     ("FULL_TIMEOUT", "100000", "<= 86400"),
-    ("MAX_EVENT_BYTES", "256k", "Expected `int`"),
+    ("MAX_EVENT_BYTES", "256k", "must be a whole number, not '256k'"),
     ("CACHE_TTL", "0", "> 0"),
     ("DEDUPE_WINDOW", "0", "> 0"),
     ("DEDUPE_WINDOW", "29", "29 s is less than 3 times PIPELINE_LEASE (10 s)"),
@@ -87,16 +87,17 @@ WRONG: list[tuple[str, object, str]] = [
     ("RETRY_BASE", "0", "> 0"),
     ("RETRY_CAP", "0", "> 0"),
     ("RETRY_ATTEMPTS", "0", ">= 1"),
-    ("NAMESPACE", "Shop", "regex"),
-    ("NAMESPACE", "shop:1", "regex"),
-    ("NAMESPACE", "shop\n", "regex"),
+    ("NAMESPACE", "Shop", "must be a small letter and then"),
+    ("NAMESPACE", "shop:1", "must be a small letter and then"),
+    ("NAMESPACE", "shop\n", "must be a small letter and then"),
     ("TABLES", "orders,Order", "Order: not a table name"),
     ("WRITE_THROUGH_TABLES", "orders,Order", "Order: not a table name"),
     ("WRITE_THROUGH_POLICY", "ignore", "must be raise or route, not 'ignore'"),
-    ("REDIS_URL", "http://cache", "regex"),
+    ("REDIS_URL", "http://cache", "must be a URL that begins with redis://"),
     ("DATABASE_URL", 7, "Expected `str`"),
     ("BROKER_URL", 7, "Expected `str`"),
-    ("SHARD", "8", "there is no such setting; settings are PIPELINE_REDIS_URL"),
+    ("SHARD", "8", "there is no such setting; did you mean PIPELINE_SHARDS? The settings are PIPELINE_REDIS_URL"),
+    ("COLOUR", "red", "there is no such setting; settings are PIPELINE_REDIS_URL"),
 ]
 
 
@@ -109,7 +110,7 @@ def test_a_wrong_value_names_its_variable_and_the_problem(variable: str, value: 
 
 def test_every_setting_has_a_wrong_value_above() -> None:
     variables = {f"{field.removesuffix('_seconds')}".upper() for field in Config.__struct_fields__}
-    assert variables == {variable for variable, _, _ in WRONG} - {"SHARD"}
+    assert variables == {variable for variable, _, _ in WRONG} - {"SHARD", "COLOUR"}
 
 
 @pytest.mark.parametrize(
