@@ -11,6 +11,7 @@ from scripts.benchmark import documents
 from scripts.benchmark.loads import flat_command, latency_command
 from scripts.benchmark.overloading import overload_command
 from scripts.benchmark.report import picture, tables
+from scripts.benchmark.result import Result
 from scripts.benchmark.run import QUICK, Plan, run
 from scripts.benchmark.telling import finish, measured, show
 
@@ -45,11 +46,17 @@ def main(
     """
     if context.invoked_subcommand is not None:
         return
+    if picture_file and not picture_file.parent.is_dir():  # it is drawn after a quarter of an hour
+        raise click.BadParameter(f"there is no directory {picture_file.parent}", param_hint="--picture")
+    if write_docs and quick:
+        raise click.UsageError("--write-docs wants a run of full size, not --quick")
     plan = QUICK if quick else Plan()
     plan = plan._replace(
         events=events or plan.events, rows=rows or plan.rows, rounds=rounds or plan.rounds, batches=not without_batches
     )
-    result = documents.read(kept) if kept else measured(lambda say, stop: run(plan, say, stop))
+    result = _kept(kept) if kept else measured(lambda say, stop: run(plan, say, stop))
+    if write_docs and all(line.ok is None for line in result.lines):
+        raise click.UsageError("--write-docs wants a run of full size, and this one judges no goal")
     if as_json:
         click.echo(msgspec.json.encode(result))
     else:
@@ -59,6 +66,13 @@ def main(
     if write_docs:
         documents.write(result)
     finish(result.lines)
+
+
+def _kept(path: Path) -> Result:
+    try:
+        return documents.read(path)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(f"{path} is not what --json has printed: {error}", param_hint="--from") from None
 
 
 for command in (overload_command, latency_command, flat_command):

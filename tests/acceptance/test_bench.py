@@ -65,3 +65,29 @@ def test_a_run_that_was_kept_is_shown_without_measuring(tmp_path: Path) -> None:
     assert done.returncode in {0, 1}
     assert "Goals" in done.stdout
     assert svg.read_text("utf-8") == documents.PICTURE.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--from", "{empty}"], "is not what --json has printed"),
+        (["--from", "{text}"], "is not what --json has printed"),
+        (["--from", "{quick}", "--write-docs"], "this one judges no goal"),
+        (["--quick", "--write-docs"], "not --quick"),
+        (["--picture", "{nowhere}/bars.svg"], "there is no directory"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_measured(
+    tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    run = json.loads(documents.RUN.read_text("utf-8"))
+    run["lines"] = [{**line, "ok": None} for line in run["lines"]]
+    for name, text in (("empty", "{}"), ("text", "fast"), ("quick", json.dumps(run))):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    paths = {name: tmp_path / name for name in ("empty", "text", "quick", "nowhere")}
+    before = documents.RUN.read_bytes()
+    command = [*BENCH, *(argument.format_map(paths) for argument in arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, complaint in " ".join(done.stderr.split())) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert documents.RUN.read_bytes() == before
