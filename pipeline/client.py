@@ -110,6 +110,8 @@ class Client(Generic[R]):
                 for change in behind:
                     sent.append(await self._route(change, None, None))
             except PipelineError as error:
+                if isinstance(error, InvalidEvent):
+                    error.position = len(sent) + (error.position or 0)
                 known = [*sent, *(error.receipts if len(sent) < taken - len(behind) else ())]
                 raise _ended(late, error, [*known, *[None] * (taken - len(known))]) from error
         if late is not None:

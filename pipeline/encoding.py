@@ -69,14 +69,22 @@ class Encoder:
         return self._encode([(msgspec.to_builtins(change), identity)], check_event_id(event_id), dedupe=True)
 
     def encode_each(self, changes: Sequence[Change]) -> list[Encoded]:
-        """One event for each change; raises as `encode`."""
+        """One event for each change; raises as `encode`, and the error says at which position the change is."""
         ids = self._new_ids(len(changes))
         try:
             events = self._encode_all(changes, ids)
         except (InvalidEvent, ValueError, TypeError):
             events = None  # now it is found out which change it is, and what is wrong with it
-        if events is None:
-            return [self._encode([_sealed(change)], event) for change, event in zip(changes, ids, strict=True)]
+        return self._encode_one_by_one(changes, ids) if events is None else events
+
+    def _encode_one_by_one(self, changes: Sequence[Change], ids: Sequence[str]) -> list[Encoded]:
+        events: list[Encoded] = []
+        try:
+            for change, event in zip(changes, ids, strict=True):
+                events.append(self._encode([_sealed(change)], event))  # how many there are says which
+        except InvalidEvent as error:
+            error.position = len(events)
+            raise
         return events
 
     def _encode_all(self, changes: Sequence[Change], ids: Sequence[str]) -> list[Encoded] | None:

@@ -70,10 +70,13 @@ class InvalidSetting(PipelineError, ValueError):
 
 
 class InvalidEvent(PipelineError, ValueError):
-    """A write was refused before anything reached Redis.
+    """A write was refused; nothing of it has reached Redis.
 
-    ``table`` and ``column`` are ``None`` where the problem is not about one of them.
+    ``table`` and ``column`` are ``None`` where the problem is not about one of them. ``position`` is that of the change
+    among those given to ``write_many``, from 0; what was accepted before it, its ``receipts`` say.
     """
+
+    position: int | None = None
 
     def __init__(self, problem: str, table: str | None = None, column: str | None = None) -> None:
         super().__init__(problem, table, column)
@@ -83,7 +86,8 @@ class InvalidEvent(PipelineError, ValueError):
 
     def __str__(self) -> str:
         place = ".".join(part for part in (self.table, self.column) if part is not None)
-        return f"{place}: {self.problem}" if place else self.problem
+        which = "" if self.position is None else f"change {self.position}: "
+        return which + (f"{place}: {self.problem}" if place else self.problem)
 
 
 class EventTooLarge(InvalidEvent):

@@ -140,8 +140,10 @@ class Pipeline(Operations):
     def write_many(self, changes: Iterable[Change], *, durability: Durability | None = None) -> list[Receipt]:
         """Accept one event per change, in chunks of one round trip each; order is kept per shard.
 
-        Raises as `write`; the error's ``receipts`` say what was accepted before it. ``durability`` is waited for once,
-        in the end, for all of them; also for what was accepted before an error.
+        Raises as `write`; the error's ``receipts`` say what was accepted before it, since earlier chunks may have been,
+        and the ``position`` of an `InvalidEvent` says which change is wrong. An error of ``changes`` itself has a note
+        of how many were accepted. ``durability`` is waited for once, in the end, for all of them; also for what was
+        accepted before an error.
         """
         return run(self._client.write_many(changes, durability=durability))
 

@@ -134,7 +134,8 @@ class Writer(Generic[R]):
 
         Order is kept per shard; while one is full and waited for, the others go on. ``changes`` are taken a chunk
         ahead, which is encoded while Redis works. When something goes wrong, the error's ``receipts`` say what was
-        accepted before: one entry per change that was taken from ``changes``, ``None`` where it was not accepted.
+        accepted before: one entry per change that was taken from ``changes``, ``None`` where it was not accepted. An
+        error of ``changes`` itself is raised as it is, with a note of how many were accepted.
 
         All chunks are waited for together, over the one connection that carried them, also those that were accepted
         before an error. So if an accepted event is less durable than ``durability``, it is `DurabilityNotReached`.
@@ -154,13 +155,24 @@ class Writer(Generic[R]):
         return [receipt for receipt in receipts if receipt is not None]
 
     async def _send_all(self, changes: Iterable[Change], write_chunks: _WriteChunks, receipts: list[R | None]) -> None:
-        supply = Supply(changes, self._chunk * self._shards, self._load)
+        def ready(some: Sequence[Change]) -> _Load:
+            try:
+                return self._load(some)
+            except InvalidEvent as error:
+                error.position = supply.taken - len(some) + (error.position or 0)
+                raise
+
+        supply = Supply(changes, self._chunk * self._shards, ready)
         try:
             while load := supply.take():
                 receipts += [None] * len(load.events)
                 await self._send(load, write_chunks, receipts, supply.prepare)
         except PipelineError as error:
             raise told(error, [*receipts, *[None] * (supply.taken - len(receipts))]) from error.__cause__
+        except Exception as error:
+            accepted = sum(receipt is not None for receipt in receipts)
+            error.add_note(f"write_many had accepted {accepted:,} of the changes that it was given before this")
+            raise
 
     def _load(self, changes: Sequence[Change]) -> _Load:
         events = self._encoder.encode_each(changes)

@@ -35,6 +35,8 @@ def test_a_chunk_that_is_on_its_way_is_known_when_the_next_one_cannot_be_encoded
     with pytest.raises(InvalidEvent, match="page_id") as caught:
         redis_scene.pipeline().write_many([*GOOD[: CHUNK + 2], BAD])
     assert accepted(caught.value) == [True] * CHUNK + [False] * 3
+    assert caught.value.position == CHUNK + 2
+    assert str(caught.value).startswith(f"change {CHUNK + 2}: page_views.page_id: ")
     assert len(queued(redis_scene)) == CHUNK
 
 
@@ -45,8 +47,9 @@ def test_a_chunk_that_is_on_its_way_is_accepted_when_the_callers_iterator_raises
         yield from GOOD[: CHUNK + 2]
         raise LookupError("of the caller")
 
-    with pytest.raises(LookupError, match="of the caller"):
+    with pytest.raises(LookupError, match="of the caller") as caught:
         pipeline.write_many(source())
+    assert caught.value.__notes__ == [f"write_many had accepted {CHUNK:,} of the changes that it was given before this"]
     assert len(queued(redis_scene)) == CHUNK
     assert pipeline.write("page_views", key={"page_id": 1}).seq == CHUNK + 1  # over a connection that owes nothing
 
@@ -63,6 +66,7 @@ def test_the_receipts_are_of_this_call_also_when_the_callers_iterator_raises_an_
     with pytest.raises(InvalidEvent) as caught:
         pipeline.write_many(source())
     assert accepted(caught.value) == [True] * CHUNK
+    assert caught.value.position == 0  # as the inner call said
 
 
 def test_a_refused_chunk_is_told_before_what_is_wrong_with_the_next_one(redis_scene: Scene) -> None:

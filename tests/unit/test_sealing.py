@@ -65,15 +65,24 @@ def at_once(changes: Sequence[Any], **settings: Any) -> object:
     try:
         return encoder(**settings).encode_each(changes)
     except Exception as error:  # noqa: BLE001 - whatever it is
-        return type(error), str(error)
+        return _told(error)
 
 
 def one_by_one(changes: Sequence[Any], **settings: Any) -> object:
     each = encoder(**settings)
+    events: list[Encoded] = []
     try:
-        return [each.encode([change]) for change in changes]
+        for change in changes:
+            events.append(each.encode([change]))  # noqa: PERF401 - how many there are says which one is bad
     except Exception as error:  # noqa: BLE001 - whatever it is
-        return type(error), str(error)
+        if isinstance(error, InvalidEvent):
+            error.position = len(events)
+        return _told(error)
+    return events
+
+
+def _told(error: Exception) -> object:
+    return type(error), str(error)
 
 
 columns = st.sampled_from(["a", "b", "c", "größe", "x" * 63, 'q"uote', "back\\slash"])
