@@ -48,6 +48,11 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     for_celery: int
 
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.queued + self.taken + self.waiting + self.for_celery
+
 
 class ArrivalQueue(Protocol):
     """The ingress queue, in bulk. Every method is one atomic step; all raise `pipeline.errors.BufferUnavailable`."""

@@ -11,6 +11,7 @@ import msgspec
 from pipeline.cli.printing import print_json, print_table, progress, tell
 from pipeline.cli.running import FAILED, OK, Command, open_pipeline, stoppable
 from pipeline.flush import End, FlushReport
+from pipeline.status import Status
 from pipeline.wiring import Pipeline
 
 __all__ = ["flush"]
@@ -31,7 +32,8 @@ def flush(*, shard: int | None, as_json: bool) -> int:
         shards = pipeline.config.shards
         if shard is not None and shard >= shards:
             raise click.BadParameter(f"shards are 0 to {shards - 1}", param_hint="'--shard'")
-        reports, stopped = _drain(pipeline, range(shards) if shard is None else [shard])
+        before = pipeline.status()
+        reports, stopped = _drain(pipeline, range(shards) if shard is None else [shard], before)
     result = _result(reports, stopped=stopped)
     if as_json:
         print_json(result)
@@ -49,15 +51,20 @@ def flush(*, shard: int | None, as_json: bool) -> int:
             tell(f"pipeline: shard {one.shard}: events are missing in its queue; does a worker consume it?")
         elif one.end is End.RESTING:
             tell(f"pipeline: shard {one.shard}: its batch has failed before and rests; see `pipeline status`")
+    if before.ingress is not None and before.ingress.total:
+        tell(
+            f"pipeline: {before.ingress.total:,} events of Celery clients are in no shard yet and were not flushed; "
+            "beat and a worker take them"
+        )
     if stopped:
         tell("pipeline: stopped; what was not flushed is pending as before")
     return OK if result["ok"] else FAILED
 
 
-def _drain(pipeline: Pipeline, shards: Iterable[int]) -> tuple[list[FlushReport], bool]:
+def _drain(pipeline: Pipeline, shards: Iterable[int], found: Status) -> tuple[list[FlushReport], bool]:
     """A report per shard, in sum over its turns, and whether Ctrl-C ended it."""
     reports: dict[int, FlushReport] = {}
-    states = {state.shard: state.pending for state in pipeline.status().shards}
+    states = {state.shard: state.pending for state in found.shards}
     lanes = list(shards)
     with stoppable() as stop, progress() as bar:
         task = bar.add_task("flushing", total=sum(states[shard] for shard in lanes))

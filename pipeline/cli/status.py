@@ -180,12 +180,12 @@ def _rows(found: Status | BufferStatus) -> list[list[Cell]]:
 
 def _arriving(ingress: Depth | None) -> list[list[Cell]]:
     """A row for what is not in a shard yet, if there is something."""
-    if ingress is None or not any(msgspec.structs.astuple(ingress)):
+    if ingress is None or not ingress.total:
         return []
-    pending = ingress.queued + ingress.taken + ingress.waiting + ingress.for_celery
-    said = f"{ingress.waiting} waiting for room in their shards, {ingress.for_celery} left to Celery"
+    told = ((ingress.waiting, "wait for room in their shards"), (ingress.for_celery, "are left to Celery"))
+    said = ", ".join(f"{count} {what}" for count, what in told if count)
     blank: list[Cell] = [None] * (len(_COLUMNS) - 6)
-    return [["ingress", pending, None, None, ingress.taken, *blank, said]]
+    return [["ingress", ingress.total, None, None, ingress.taken, *blank, said or None]]
 
 
 def _ailments(found: Status | BufferStatus) -> str:

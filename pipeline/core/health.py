@@ -253,7 +253,7 @@ def _judge_broker(facts: BrokerFacts, flush_interval_seconds: float) -> Iterator
             Level.PROBLEM,
             f"{facts.waiting_ingress} events of Celery clients wait; in {facts.unmoved_seconds:g} s nobody took one",
             "start beat, which asks for the flush that takes them, and a worker: celery -A tasks beat, "
-            "celery -A tasks worker",
+            "celery -A tasks worker; if both run, see that their PIPELINE_… settings are the same as here",
         )
 
 

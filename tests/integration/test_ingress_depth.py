@@ -49,13 +49,23 @@ def test_the_command_shows_them_in_a_row_of_their_own(lying: Scene) -> None:
     }  # fmt: skip
     row = cli("status").rows[-1]
     assert (row["shard"], row["pending"], row["error"]) == (
-        "ingress", "11", "3 waiting for room in their shards, 1 left to Celery",
+        "ingress", "11", "3 wait for room in their shards, 1 are left to Celery",
     )  # fmt: skip
 
 
 def test_where_nothing_lies_there_is_no_row(scene: Scene) -> None:
     cli = CommandLine(scene.redis_url, scene.database_url, PIPELINE_SHARDS="1")
     assert [row["shard"] for row in cli("status").rows] == ["0", "all"]
+
+
+def test_flush_says_of_what_it_does_not_take(scene: Scene) -> None:
+    send(scene, 3)
+    ended = CommandLine(scene.redis_url, scene.database_url, PIPELINE_SHARDS="1")("flush")
+    assert ended.code == 0
+    assert ended.message == (
+        "pipeline: 3 events of Celery clients are in no shard yet and were not flushed; beat and a worker take them"
+    )
+    assert scene.pipeline().status().ingress == Depth(queued=3, taken=0, waiting=0, for_celery=0)
 
 
 def test_with_another_broker_nobody_knows(scene: Scene) -> None:
