@@ -204,13 +204,12 @@ class Writer(Generic[R]):
             parts = self._parts(lanes, events)
 
     def _parts(self, lanes: _Lanes, events: Sequence[Encoded]) -> _Parts:
-        parts = [(shard, self._part(positions, events)) for shard, positions in lanes.items()]
-        return [(part, self._buffer.chunk(shard, [events[i] for i in part])) for shard, part in parts]
-
-    def _part(self, lane: Sequence[int], events: Sequence[Encoded]) -> Sequence[int]:
-        """The next events of a lane, few enough for one call."""
-        part = lane[: self._most]
-        return part[: fitting([events[position] for position in part])]
+        """The next events of each lane, few enough for one call."""
+        heads = {shard: [events[position] for position in lane[: self._most]] for shard, lane in lanes.items()}
+        counts = {shard: fitting(head) for shard, head in heads.items()}
+        return [
+            (lanes[shard][:count], self._buffer.chunk(shard, heads[shard][:count])) for shard, count in counts.items()
+        ]
 
     def applied(self, shard: int) -> R:
         """The receipt of a change that was written through, and so needs no event."""
