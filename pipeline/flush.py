@@ -14,6 +14,7 @@ from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
 from pipeline.core.codec import Malformed, accepted_seq
 from pipeline.core.decoding import decode_all
+from pipeline.core.entries import Entries
 from pipeline.core.failure import Contact, Meaning
 from pipeline.core.pace import Size, next_size
 from pipeline.core.retry import delay
@@ -300,9 +301,16 @@ class Flusher:
         if cut is not Cut.OVER:
             raise _Missing(cut)
 
-    def _entries(self, claim: Claimed) -> Sequence[Event | Malformed]:
+    def _entries(self, claim: Claimed) -> Entries:
         entries = decode_all(claim.messages, self._task)
-        return [entry if entry.seq is not None else self._from_outside(entry) for entry in entries]
+        if not entries.others:
+            return entries
+        return entries.with_others(
+            {
+                position: entry if entry.seq is not None else self._from_outside(entry)
+                for position, entry in entries.others.items()
+            }
+        )
 
     def _from_outside(self, entry: Event | Malformed) -> Event | Malformed:
         """``entry``, refused if it may not be written: what comes through the write side was checked there."""

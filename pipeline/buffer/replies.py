@@ -11,6 +11,7 @@ import msgspec
 from pipeline.core.change import Event, printable
 from pipeline.core.codec import Malformed, accepted_ms
 from pipeline.core.drain import Drained, drain_seconds, rate
+from pipeline.core.entries import Entries
 from pipeline.errors import PipelineFull
 from pipeline.ports import Applied, Claimed, PausedTable, ShardState
 
@@ -88,10 +89,10 @@ class Span(NamedTuple):
 
 def span_of(batch: Claimed, entries: Sequence[Event | Malformed], applied: Applied) -> Span:
     """The span of ``batch``, of which ``entries`` became ``applied``."""
-    numbers = {entry.seq for entry in entries}
+    numbers = Entries.of(entries).numbers
     given = [seq for seq in numbers if seq and seq <= batch.accepted]
     first, last = min(given, default=0), max(given, default=0)
-    gapless = len(given) == len(numbers) == len(entries) == last - first + 1
+    gapless = len(set(given)) == len(numbers) == last - first + 1
     is_ordinary = gapless and not applied.aside and batch.settled is not None and batch.settled < first
     return Span(first if is_ordinary else 0, last)
 
@@ -118,46 +119,36 @@ class Part(msgspec.Struct):
 
 def parts(entries: Sequence[Event | Malformed], applied: Applied) -> Iterator[Part]:
     """What became of ``entries``, cut so that no call has much more than `_ROWS_PER_CALL` rows; at least one part."""
-    odd = applied.dead | applied.aside
-    part, position = Part(), 0
-    while position < len(entries):
-        following = entries[position : position + part.room]
-        plain = [] if odd and not odd.isdisjoint(range(position, position + len(following))) else _plain(following)
-        if not following:
+    entries = Entries.of(entries)
+    odd = iter(sorted(applied.dead | applied.aside | entries.others.keys()))
+    rows, numbers, count = entries.rows(), entries.numbers, len(entries)
+    part, position, stop = Part(), 0, next(odd, count)
+    while position < count:
+        if not part.room:
             yield part
             part = Part()
-        elif len(plain) == len(following):
-            _settle_plain(part, plain)
-            position += len(plain)
+        elif position == stop:
+            _settle(part, position, entries[position], applied)
+            position, stop = position + 1, next(odd, count)
         else:
-            for entry in following:
-                _settle(part, position, entry, applied)
-                position += 1
-                if not part.room:
-                    break
+            end = min(position + part.room, stop)
+            _settle_plain(part, rows[position:end], numbers[position:end])
+            position = end
     yield part
 
 
-def _plain(entries: Sequence[Event | Malformed]) -> list[Event]:
-    """The events of a single change that came through the write script, as nearly all do."""
-    return [each for each in entries if isinstance(each, Event) and each.seq is not None and len(each.changes) == 1]
-
-
-def _settle_plain(part: Part, events: Sequence[Event]) -> None:
-    """`_settle` for `_plain` events that were applied."""
-    rows = part.rows
-    for event in events:
-        identity, seq = event.identities[0], event.seq
-        if identity is None or seq is None:
-            continue
-        row = f"{event.changes[0].table}:{identity}"
-        settled = rows.get(row)
-        if settled is None:
-            rows[row] = [1, seq, 0]
-        else:
+def _settle_plain(part: Part, rows: Sequence[str | None], numbers: Sequence[int | None]) -> None:
+    """`_settle` for ordinary events that were applied."""
+    part.events += len(rows)
+    fresh: dict[str, list[int]] = {row: [1, seq, 0] for row, seq in zip(rows, numbers, strict=True) if row and seq}
+    if len(fresh) == len(rows) and part.rows.keys().isdisjoint(fresh):  # every row once, as nearly always
+        part.rows |= fresh
+        return
+    for row, seq in zip(rows, numbers, strict=True):
+        if row is not None and seq is not None:
+            settled = part.rows.setdefault(row, [0, seq, 0])
             settled[0] += 1
             settled[1] = seq
-    part.events += len(events)
 
 
 def _settle(part: Part, position: int, entry: Event | Malformed, applied: Applied) -> None:

@@ -9,7 +9,7 @@ there it is found out which one is wrong, and why. Both ways give the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import Annotated, Any, Final, Literal
@@ -22,13 +22,13 @@ from pipeline.core.change import (
     MAX_EVENT_ID,
     MAX_IDENTITY,
     Change,
-    Event,
     canonical_table,
     check_form,
     well_named,
 )
-from pipeline.core.codec import Counter, Malformed, decode
-from pipeline.core.values import Value, column_from_wire, identities
+from pipeline.core.codec import Counter, decode
+from pipeline.core.entries import Block, Entries, Form
+from pipeline.core.values import column_from_wire, identities
 from pipeline.errors import InvalidEvent
 
 __all__ = ["decode_all"]
@@ -72,73 +72,125 @@ _decode_message: Final = msgspec.json.Decoder(_Message).decode
 _decode_body: Final = msgspec.json.Decoder(tuple[tuple[()], Change, _Embed]).decode
 
 
+_UNKNOWN: Final = _Headers("", "", (0, 0))
+"""Of a message that is not ordinary."""
+
+
 class _Mixed(Exception):
     """Changes that are not of one form."""
 
 
-_Found = tuple[int, bytes, _Headers, Change]
-"""An ordinary message, taken apart, and where it stood."""
+class _Found:
+    """The changes of ordinary messages, and where these stood."""
+
+    __slots__ = ("changes", "positions")
+
+    def __init__(self, positions: Sequence[int] = (), changes: Sequence[Change] = ()) -> None:
+        self.positions = list(positions)
+        self.changes = list(changes)
+
+    def __getitem__(self, part: slice) -> _Found:
+        return _Found(self.positions[part], self.changes[part])
 
 
-def decode_all(messages: Sequence[bytes], task: str) -> list[Event | Malformed]:
+def decode_all(messages: Sequence[bytes], task: str) -> Entries:
     """What `decode` gives for each of ``messages``."""
-    entries: list[Event | Malformed] = []
+    batch = _Batch(messages, task)
     for start in range(0, len(messages), _TOGETHER):
-        entries += _decode_some(messages[start : start + _TOGETHER], task)
-    return entries
+        batch.decode(start, start + _TOGETHER)
+    return batch.entries()
 
 
-def _decode_some(messages: Sequence[bytes], task: str) -> list[Event | Malformed]:
-    found: dict[str, list[_Found]] = defaultdict(list)
-    for position, raw in enumerate(messages):
+class _Batch:
+    """Puts the entries of a batch together, some messages at a time."""
+
+    def __init__(self, messages: Sequence[bytes], task: str) -> None:
+        self._messages = messages
+        self._task = task
+        self._headers: list[_Headers] = []
+        self._blocks: dict[Form, tuple[list[Block], list[int]]] = {}
+
+    def decode(self, start: int, end: int) -> None:
+        """Take apart what is ordinary among the messages from ``start`` to ``end``."""
+        tables: dict[str, _Found] = defaultdict(_Found)
+        for position, raw in enumerate(self._messages[start:end], start):
+            try:
+                message = _decode_message(raw)
+                change = _decode_body(message.body)[1]
+            except (ValueError, RecursionError):
+                self._headers.append(_UNKNOWN)
+                continue
+            self._headers.append(message.headers)
+            if message.headers.task == self._task:
+                found = tables[change.table]
+                found.positions.append(position)
+                found.changes.append(change)
+        for found in tables.values():
+            self._place(found)
+
+    def _place(self, found: _Found) -> None:
+        """Make blocks of ``found``, all of one table, but not of what is to be looked at one by one."""
+        count = len(found.positions)
+        if count < _FEW:
+            return
         try:
-            message = _decode_message(raw)
-            change = _decode_body(message.body)[1]
+            if not "".join([self._headers[position].id for position in found.positions]).isprintable():
+                raise InvalidEvent("ids to be looked at one by one")
+            block = _unseal(found.changes)
+        except _Mixed:
+            for alike in _by_columns(found):
+                self._place(alike)
         except (ValueError, RecursionError):
-            continue
-        if message.headers.task == task:
-            found[change.table].append((position, raw, message.headers, change))
-    entries: list[Event | None] = [None] * len(messages)
-    for of_one_table in found.values():
-        _fill(entries, of_one_table)
-    return [decode(raw, task) if entry is None else entry for raw, entry in zip(messages, entries, strict=True)]
+            for start in range(0, count, _BESIDE) if count > _BESIDE else ():
+                self._place(found[start : start + _BESIDE])
+        else:
+            blocks, positions = self._blocks.setdefault(block.form, ([], []))
+            blocks.append(block)
+            positions += found.positions
+
+    def entries(self) -> Entries:
+        """All of them; what is in no block is left to `decode`."""
+        headers = self._headers
+        ids = [each.id for each in headers]
+        numbers: list[int | None] = [each.pipeline[0] for each in headers]
+        accepted_ms: list[int | None] = [each.pipeline[1] for each in headers]
+        blocks = [(_joined(blocks), positions) for blocks, positions in self._blocks.values()]
+        others = {}
+        if sum(block.size for block, _ in blocks) < len(headers):
+            ordinary = set(chain.from_iterable(positions for _, positions in blocks))
+            for position in set(range(len(headers))) - ordinary:
+                entry = others[position] = decode(self._messages[position], self._task)
+                ids[position], numbers[position], accepted_ms[position] = entry.id or "", entry.seq, entry.accepted_ms
+        return Entries(self._messages, ids, numbers, accepted_ms, blocks=blocks, others=others)
 
 
-def _fill(entries: list[Event | None], found: Sequence[_Found]) -> None:
-    """Put the events of ``found``, all of one table, where they stood, but not those to be looked at one by one."""
-    if len(found) < _FEW:
-        return
-    try:
-        if not "".join([headers.id for _, _, headers, _ in found]).isprintable():
-            raise InvalidEvent("ids to be looked at one by one")
-        names = _unseal([change for _, _, _, change in found])
-    except _Mixed:
-        for alike in _by_columns(found):
-            _fill(entries, alike)
-    except (ValueError, RecursionError):
-        for start in range(0, len(found), _BESIDE) if len(found) > _BESIDE else ():
-            _fill(entries, found[start : start + _BESIDE])  # what is decoded already stays as it is
-    else:
-        for (position, raw, headers, change), name in zip(found, names, strict=True):
-            seq, accepted_ms = headers.pipeline
-            entries[position] = Event(headers.id, (change,), (name,), raw, seq, accepted_ms)
+def _joined(blocks: Sequence[Block]) -> Block:
+    """One of many of a form."""
+    if len(blocks) == 1:
+        return blocks[0]
+    names = None if blocks[0].names is None else [name for block in blocks for name in block.names or ()]
+    columns = [list(chain.from_iterable(parts)) for parts in zip(*(block.columns for block in blocks), strict=True)]
+    kinds = [frozenset().union(*each) for each in zip(*(block.kinds for block in blocks), strict=True)]
+    return Block(blocks[0].form, columns, kinds, sum(block.size for block in blocks), names)
 
 
-def _by_columns(found: Iterable[_Found]) -> Collection[list[_Found]]:
+def _by_columns(found: _Found) -> Collection[_Found]:
     """``found`` by the columns of their changes, in their order, and by what is done to them."""
-    forms: dict[tuple[object, ...], list[_Found]] = defaultdict(list)
-    for each in found:
-        _, key, set_, add, max_, min_, delete, insert = astuple(each[-1])
+    forms: dict[tuple[object, ...], _Found] = defaultdict(_Found)
+    for position, change in zip(found.positions, found.changes, strict=True):
+        _, key, set_, add, max_, min_, delete, insert = astuple(change)
         columns = (*key, 0, *set_, 1, *add, 2, *max_, 3, *min_, delete, insert is None)
-        forms[columns if insert is None else (*columns, *insert)].append(each)
+        alike = forms[columns if insert is None else (*columns, *insert)]
+        alike.positions.append(position)
+        alike.changes.append(change)
     return forms.values()
 
 
-def _unseal(changes: Sequence[Change]) -> Sequence[str | None]:
-    """What `pipeline.core.change.unseal` does to each of ``changes``; returns the identities of their keys.
+def _unseal(changes: Sequence[Change]) -> Block:
+    """The block of ``changes``, to each of which it does what `pipeline.core.change.unseal` does.
 
     Raises:
-        _Mixed: it can only be done to those that are alike.
+        _Mixed: there is only one of those that are alike.
         InvalidEvent: something is wrong with some of them, or to be corrected.
     """
     one, count = changes[0], len(changes)
@@ -146,30 +198,46 @@ def _unseal(changes: Sequence[Change]) -> Sequence[str | None]:
     if deletes.count(one.delete) < count or inserts.count(None) not in {0, count}:
         raise _Mixed
     parts.append(tuple([insert or {} for insert in inserts]))
-    key, _, add, max_, min_, _ = columns = list(map(_columns, parts))
+    named = list(map(_columns, parts))
+    key, set_, add, max_, min_, inserted = map(tuple, named)
+    form = Form(one.table, key, set_, add, max_, min_, one.delete, None if one.insert is None else inserted)
     check_form(one)
-    if canonical_table(one.table) != one.table or not well_named(tuple(chain.from_iterable(columns))):
+    if canonical_table(one.table) != one.table or not well_named(form.columns):
         raise InvalidEvent("names to be looked at one by one")
-    for rows, values in zip(parts, columns, strict=True):
-        _unseal_columns(rows, values)
-    if not (_kinds(add) <= INCREMENTS and _NO_OPERANDS.isdisjoint(_kinds(max_) | _kinds(min_))):
+    columns, kinds = [], []
+    for values in chain.from_iterable(map(dict.values, named)):
+        decoded, types = column_from_wire(values)
+        columns.append(decoded)
+        kinds.append(types)
+    block = Block(form, columns, kinds, count, None)
+    _check_operands(block)
+    return block if one.insert is not None else block._replace(names=_names(block))
+
+
+def _check_operands(block: Block) -> None:
+    form = block.form
+    kinds = dict(zip(form.columns, block.kinds, strict=True))
+    compared = (*form.max, *form.min)
+    if not all(kinds[name] <= INCREMENTS for name in form.add) or not all(
+        kinds[name].isdisjoint(_NO_OPERANDS) for name in compared
+    ):
         raise InvalidEvent("operands to be looked at one by one")
-    if one.insert is not None:
-        return [None] * count
-    names = identities(key)
+
+
+def _names(block: Block) -> Sequence[str]:
+    """The identities of the keys."""
+    key = block.form.key
+    names = identities(dict(zip(key, block.columns[: len(key)], strict=True)))
     if max(map(len, names)) > MAX_IDENTITY:
         raise InvalidEvent("keys to be looked at one by one")
     return names
 
 
-_Columns = dict[str, Sequence[Value]]
-"""Column → the values in it, of one row after the other."""
-
 _NO_OPERANDS: Final = frozenset({type(None), dict, list})
 """What `max` and `min` do not take."""
 
 
-def _columns(rows: Sequence[dict[str, Any]]) -> _Columns:
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
     """The columns of ``rows``; raises `_Mixed` if they do not all have the same ones."""
     if not any(rows):
         return {}
@@ -182,17 +250,3 @@ def _columns(rows: Sequence[dict[str, Any]]) -> _Columns:
         return dict(zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True))
     except KeyError:
         raise _Mixed from None
-
-
-def _unseal_columns(rows: Sequence[dict[str, Any]], columns: _Columns) -> None:
-    """Decode the tagged values, in ``rows`` and in ``columns`` of them."""
-    for name, values in columns.items():
-        decoded = column_from_wire(values)
-        if decoded is not values:
-            columns[name] = decoded
-            for row, value in zip(rows, decoded, strict=True):
-                row[name] = value
-
-
-def _kinds(columns: _Columns) -> set[type]:
-    return set(map(type, chain.from_iterable(columns.values())))

@@ -32,6 +32,7 @@ import msgspec
 
 from pipeline.core.arithmetic import comparable, total
 from pipeline.core.change import Change
+from pipeline.core.entries import Block
 from pipeline.core.table import Column, Kind, Table
 from pipeline.core.values import Columns, identity
 from pipeline.errors import InvalidEvent
@@ -78,14 +79,16 @@ class Wave:
 
     ``changes[oid][identity]`` is what happens to a row, said as a change wherever a change can say it: nearly always
     there was but one, and it stays as it came. The others (an `Upsert` with candidates) are operations.
-    ``inserts[oid]`` are rows to append, in order.
+    ``inserts[oid]`` are rows to append, in order. ``blocks[oid]`` are changes of different rows, or inserts, that have
+    stayed columns: see `pipeline.core.fold_columns`. No row is in more than one of these.
     """
 
-    __slots__ = ("changes", "inserts")
+    __slots__ = ("blocks", "changes", "inserts")
 
     def __init__(self) -> None:
         self.changes: dict[int, dict[str, Change | Upsert]] = {}
         self.inserts: dict[int, list[Insert]] = {}
+        self.blocks: dict[int, Sequence[Block]] = {}
 
     @property
     def rows(self) -> dict[int, dict[str, Operation]]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pipeline.core.change import Event
 from pipeline.core.claim import Claimed
 from pipeline.core.codec import Malformed
+from pipeline.core.entries import Entries
 
 __all__ = ["Gap", "Order", "displaced_of", "first_gap", "order_of", "turns_of"]
 
@@ -41,7 +42,7 @@ def order_of(entries: Sequence[Event | Malformed], claim: Claimed) -> Order:
     """The order of a claimed batch. Nearly always its numbers are just those that follow on what was settled."""
     if claim.settled is not None:
         first = claim.settled + 1
-        if [entry.seq for entry in entries] == list(range(first, first + len(entries))):
+        if Entries.of(entries).numbers == list(range(first, first + len(entries))):
             return Order(range(len(entries)), None, frozenset())
     turns = turns_of(entries, claim)
     return Order(turns, first_gap(entries, turns, claim), displaced_of(entries, claim))

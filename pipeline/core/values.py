@@ -209,15 +209,20 @@ AS_IN_JSON: Final = frozenset({int, float, bool, str, type(None)})
 """Types of values that travel as JSON has them, if a text has no NUL and a number is one."""
 
 
-def column_from_wire(values: Sequence[Any]) -> Sequence[Value]:
-    """`from_wire` of each of ``values``; they themselves if that changes none of them.
+def column_from_wire(values: Sequence[Any]) -> tuple[Sequence[Value], frozenset[type]]:
+    """`from_wire` of each of ``values`` (they themselves if that changes none of them), and what types these are of.
 
     Raises:
         InvalidEvent: as `from_wire`, for any of those that are wrong.
     """
-    kinds = set(map(type, values))
+    kinds = frozenset(map(type, values))
     if kinds <= AS_IN_JSON and (str not in kinds or "\x00" not in "".join([v for v in values if type(v) is str])):
-        return values
+        return values, kinds
+    decoded = _column_from_wire(values, kinds)
+    return decoded, frozenset(map(type, decoded))
+
+
+def _column_from_wire(values: Sequence[Any], kinds: frozenset[type]) -> Sequence[Value]:
     if kinds == {dict} and set(map(len, values)) == {len(_TAG_KEYS)}:
         try:
             names = [value["__type__"] for value in values]
@@ -228,7 +233,7 @@ def column_from_wire(values: Sequence[Any]) -> Sequence[Value]:
             if names.count(names[0]) == len(names):
                 return _untagged(names[0], payloads)
     if type(None) in kinds:
-        present = iter(column_from_wire([value for value in values if value is not None]))
+        present = iter(column_from_wire([value for value in values if value is not None])[0])
         return [None if value is None else next(present) for value in values]
     return [from_wire(value) for value in values]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -10,6 +10,7 @@ import psycopg
 
 from pipeline.core.change import MAX_EVENT_ID, Event
 from pipeline.core.codec import Malformed
+from pipeline.core.entries import Entries
 from pipeline.core.failure import Meaning
 from pipeline.driving import run
 from pipeline.errors import ApplyFailed, NotMigrated
@@ -72,6 +73,7 @@ class Application:
         self._recheck_seconds = recheck_seconds
         self._connection = connection
         self._batch = batch
+        self._entries = Entries.of(batch.entries)
         self._scope = {"namespace": namespace, "shard": batch.shard}
         self._catalog = catalog
         self._plans = plans
@@ -101,7 +103,7 @@ class Application:
         else:
             bad = self._write(fresh)
         for position, finding in sorted(bad.items()):
-            self._bury(batch.entries[position], finding)
+            self._bury(position, finding)
             self._probe(Step.BURIED)
         self._writing = False
         mark = {
@@ -109,7 +111,7 @@ class Application:
             "seq": seq,
             "batch_id": batch.id,
             # also of those that were applied before: what is missing here was set aside
-            "event_ids": "\n".join(_entry_ids([batch.entries[position] for position in here])),
+            "event_ids": "\n".join(self._ids(here)),
             "row_count": self._writer.rows,
             "dead_count": len(bad),
             "recheck_from": window and window.start,
@@ -192,15 +194,13 @@ class Application:
         if (last or self._batch.seq != seq + 1) and (entry := self._find_batch()) is not None:
             return entry
         if last:  # somebody has emptied the ledger: what was set aside is most likely what would be now
-            here = [entry for at, entry in enumerate(self._batch.entries) if at not in self._batch.aside]
-            return _Entry(seq, frozenset(_entry_ids(here)))
+            here = [position for position in range(len(self._entries)) if position not in self._batch.aside]
+            return _Entry(seq, frozenset(self._ids(here)))
         return _Ledger(seq, None if start is None else _Window(start, end))
 
     def _begin(self) -> tuple[Any, ...] | None:
         """Begin, lock the shard, and see that what the catalog's cache says of the batch's tables is still so."""
-        entries = self._batch.entries
-        names = {change.table for entry in entries if isinstance(entry, Event) for change in entry.changes}
-        known = self._catalog.known(names)
+        known = self._catalog.known(self._entries.tables)
         with together(self._connection):
             self._connection.execute(_BEGIN)
             locked = self._connection.execute(statement("lock_shard"), self._scope)
@@ -219,7 +219,7 @@ class Application:
         rows = self._connection.execute(statement("find_dead_events"), {"batch_id": batch.id}).fetchall()
         dead = {row[0] for row in rows}
         self._connection.execute("ROLLBACK")
-        names = _entry_ids(batch.entries)
+        names = self._ids(range(len(self._entries)))
         return Applied(
             seq=entry.seq,
             rows=0,
@@ -266,12 +266,12 @@ class Application:
         displaced = [position for position in positions if position in self._batch.displaced]
         if not displaced:
             return positions
-        accepted_ms = min(self._batch.entries[position].accepted_ms or 0 for position in displaced)
+        accepted_ms = min(self._entries.accepted_ms[position] or 0 for position in displaced)
         return self._unapplied(positions, displaced, "find_displaced_events", accepted_ms=accepted_ms)
 
     def _unapplied(self, positions: Sequence[int], suspects: Sequence[int], query: str, **bounds: int) -> Sequence[int]:
         """``positions`` without those of ``suspects`` whose events the ledger has within ``bounds``."""
-        ids = dict(zip(suspects, _entry_ids([self._batch.entries[position] for position in suspects]), strict=True))
+        ids = dict(zip(suspects, self._ids(suspects), strict=True))
         found = self._connection.execute(
             statement(query),
             {**self._scope, **bounds, "event_ids": list(ids.values())},
@@ -284,10 +284,10 @@ class Application:
 
     def _write(self, positions: Sequence[int]) -> dict[int, Finding]:
         """Write the entries at ``positions``; what was wrong with those that could not be written."""
-        entries = self._batch.entries
+        entries = self._entries
         bad: dict[int, Finding] = {}
-        events: list[Event] = []
-        for position in positions:
+        odd = self._batch.displaced | entries.others.keys()
+        for position in [position for position in positions if position in odd] if odd else ():
             entry = entries[position]
             if isinstance(entry, Malformed):
                 bad[position] = Finding(entry.reason, None)
@@ -295,9 +295,8 @@ class Application:
                 bad[position] = Finding(entry.refused, None)
             elif position in self._batch.displaced and any(entry.identities):
                 bad[position] = Finding(_TOO_LATE, None)  # a row that is only appended has no order
-            else:
-                events.append(entry)
-        found = self._writer.write(events)
+        good = [position for position in positions if position not in bad] if bad else positions
+        found = self._writer.write(entries.events(good))
         place = {id(entries[position]): position for position in positions} if found else {}
         for event, finding in found:
             if finding.meaning is Meaning.PARENT_MISSING and self._batch.paused:
@@ -309,13 +308,26 @@ class Application:
 
     # --- dead letters
 
-    def _bury(self, entry: Event | Malformed, finding: Finding) -> None:
+    def _ids(self, positions: Sequence[int]) -> list[str]:
+        """The ids by which the ledger knows entries."""
+        entries = self._entries
+        ids = [entries.ids[position] for position in positions]
+        if entries.others:
+            others = [entries.others.get(position) for position in positions]
+            ids = [
+                _malformed_id(other) if isinstance(other, Malformed) else id_
+                for id_, other in zip(ids, others, strict=True)
+            ]
+        return ids
+
+    def _bury(self, position: int, finding: Finding) -> None:
+        entry = self._entries[position]
         self._connection.execute(
             statement("bury"),
             {
                 **self._scope,
                 "batch_id": self._batch.id,
-                "event_id": _entry_ids([entry])[0],
+                "event_id": self._ids([position])[0],
                 "table_name": entry.changes[0].table if isinstance(entry, Event) else None,
                 "reason": finding.reason.replace("\x00", "\\0"),
                 "sqlstate": finding.sqlstate,
@@ -324,11 +336,6 @@ class Application:
                 "message": entry.raw,
             },
         )
-
-
-def _entry_ids(entries: Iterable[Event | Malformed]) -> list[str]:
-    """The ids by which the ledger knows entries."""
-    return [entry.id if isinstance(entry, Event) else _malformed_id(entry) for entry in entries]
 
 
 def _malformed_id(entry: Malformed) -> str:

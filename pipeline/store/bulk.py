@@ -19,11 +19,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from psycopg import sql
 
 from pipeline.core.change import Change, printable
+from pipeline.core.entries import Block, Form, block_of
 from pipeline.core.fold import Insert, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
@@ -32,7 +33,7 @@ from pipeline.store.plans import PARAMETER, Plan, Shape, copy_into, names_of, pa
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit, array_text, cells_of, copy_data, text_of, texts_of, texts_of_cells
 
-__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "by_shape", "check_shape", "operand_text", "single"]
+__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "alike", "by_shape", "check_shape", "operand_text", "single"]
 
 
 Row = Change | Upsert
@@ -91,31 +92,37 @@ class BulkWriter:
 
     def _write_wave(self, wave: Wave) -> int:
         rows = 0
-        downwards = sorted({*wave.changes, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
-        deletes: list[tuple[Table, Shape, Operands]] = []
+        downwards = sorted({*wave.blocks, *wave.changes, *wave.inserts}, key=lambda oid: (self._tables[oid].depth, oid))
+        deletes: list[tuple[Table, Alike]] = []
         for oid in downwards:
             table = self.at = self._tables[oid]
-            for shape, columns in by_shape(wave.changes.get(oid, {}).values()):
-                if shape.deletes:
-                    deletes.append((table, shape, columns))
+            blocks = wave.blocks.get(oid, ())
+            addressed = map(alike, (block for block in blocks if block.names is not None))
+            for each in sorted([*by_shape(wave.changes.get(oid, {}).values()), *addressed], key=itemgetter(0)):
+                if each.shape.deletes:
+                    deletes.append((table, each))
                 else:
-                    rows += self._merge(table, shape, columns)
+                    rows += self._merge(table, each)
+            for block in blocks:
+                if block.form.insert is not None:
+                    rows += self._append_block(table, block)
             rows += self._append(table, wave.inserts.get(oid, ()))
-        for table, shape, columns in reversed(deletes):
+        for table, each in reversed(deletes):
             self.at = table
-            deleted = self._merge(table, shape, columns)
-            if deleted < len(columns[0]):  # one of them may be on its way: see `lane_key`
+            deleted = self._merge(table, each)
+            if deleted < len(each.columns[0]):  # one of them may be on its way: see `lane_key`
                 self._connection.execute(statement("close_lane"), {"lane": self._lane})
-                deleted += self._merge(table, shape, columns)
+                deleted += self._merge(table, each)
             rows += deleted
         return rows
 
-    def _merge(self, table: Table, shape: Shape, columns: Operands) -> int:
+    def _merge(self, table: Table, rows: Alike) -> int:
+        shape = rows.shape
         check_shape(table, shape)
         plan = self._plans.get((table.oid, shape))
         if plan is None:
             plan = self._plans[table.oid, shape] = plan_of(table, shape)
-        cells = _cells(table, shape, columns)
+        cells = _cells(table, rows)
         if plan.stage not in self._stages and len(self._stages) >= MAX_STAGES:
             texts = zip(*map(texts_of_cells, cells), strict=True)
             self._outbox.send()
@@ -139,19 +146,24 @@ class BulkWriter:
         by_columns: dict[tuple[str, ...], list[Columns]] = {}
         for insert in inserts:
             by_columns.setdefault(tuple(insert.values), []).append(insert.values)
-        target = sql.Identifier(table.schema, table.name)
         for names, rows in by_columns.items():
-            self._outbox.send()
-            columns = [_assignable(table, name) for name in names]
-            if not columns:
-                for _ in rows:
-                    self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
-                continue
-            copy_in = copy_into(target, names)
-            data = copy_data([cells_of([row[column.name] for row in rows], column) for column in columns])
-            with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
-                copy.write(data)
+            columns = [[row[name] for row in rows] for name in names]
+            self._append_block(table, block_of(Form(table.name, insert=names), columns, len(rows)))
         return len(inserts)
+
+    def _append_block(self, table: Table, block: Block) -> int:
+        self._outbox.send()
+        target = sql.Identifier(table.schema, table.name)
+        columns = [_assignable(table, name) for name in block.form.insert or ()]
+        if not columns:
+            for _ in range(block.size):
+                self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
+            return block.size
+        data = copy_data(list(map(cells_of, block.columns, columns, block.kinds)))
+        copy_in = copy_into(target, block.form.insert or ())
+        with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
+            copy.write(data)
+        return block.size
 
 
 def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:
@@ -160,7 +172,7 @@ def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:
         return _insert(table, change.insert)
     shape = _shape_of(change)
     check_shape(table, shape)
-    cells = _cells(table, shape, _columns_of(shape, [change]) or ())
+    cells = _cells(table, Alike(shape, _columns_of(shape, [change]) or ()))
     return plan_of(table, shape).single, [text for column in cells for text in texts_of_cells(column)]
 
 
@@ -198,19 +210,41 @@ Operands = Sequence[Sequence[Any]]
 """What rows of one shape have, column by column: those of the key, then the operands."""
 
 
-def by_shape(rows: Iterable[Row]) -> Iterable[tuple[Shape, Operands]]:
-    """The columns of the rows of each shape; the shapes in an order that all flushers have."""
+class Alike(NamedTuple):
+    """Rows of one shape; ``kinds`` are the types in each of their columns, if they are known."""
+
+    shape: Shape
+    columns: Operands
+    kinds: Sequence[frozenset[type]] | None = None
+
+
+def by_shape(rows: Iterable[Row]) -> Sequence[Alike]:
+    """The rows of each shape; the shapes in an order that all flushers have."""
     rows = list(rows)
     if rows and (columns := _columns_of(shape := _shape_of(rows[0]), rows)):
-        return [(shape, columns)]
+        return [Alike(shape, columns)]
     shapes: dict[Shape, list[Row]] = {}
-    last, alike = None, []
+    last, found = None, []
     for row in rows:
         shape = _shape_of(row)
         if shape is not last:  # to look a shape up takes longer than to make it
-            last, alike = shape, shapes.setdefault(shape, [])
-        alike.append(row)
-    return [(shape, _columns_of(shape, shapes[shape]) or ()) for shape in sorted(shapes)]
+            last, found = shape, shapes.setdefault(shape, [])
+        found.append(row)
+    return [Alike(shape, _columns_of(shape, shapes[shape]) or ()) for shape in sorted(shapes)]
+
+
+def alike(block: Block) -> Alike:
+    """The rows of a block that addresses them."""
+    shape, order = _shape_of_form(block.form)
+    return Alike(shape, [block.columns[place] for place in order], [block.kinds[place] for place in order])
+
+
+@lru_cache(maxsize=_KNOWN_FORMS)
+def _shape_of_form(form: Form) -> tuple[Shape, Sequence[int]]:
+    """The shape of changes of a form, and where its columns stand in these."""
+    shape = _shape(form.key, (form.set, form.add, form.max, form.min), form.delete)
+    place = {name: at for at, name in enumerate(form.columns)}
+    return shape, [place[name] for name in (*shape.key, *(name for name, _, _ in shape.steps))]
 
 
 _PARTS: Final[Mapping[str, Callable[[Iterable[Change]], list[dict[str, Any]]]]] = {
@@ -293,17 +327,16 @@ def _assignable(table: Table, name: str) -> Column:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _cells(table: Table, shape: Shape, columns: Operands) -> Operands:
+def _cells(table: Table, rows: Alike) -> Operands:
     """The cells of the rows of one shape; raises `Unfit`."""
-    keys, operands = columns[: len(shape.key)], columns[len(shape.key) :]
+    shape, columns, known = rows
+    kinds: Sequence[frozenset[type] | None] = [None] * len(columns) if known is None else known
+    names = [(name, False) for name in shape.key] + [(name, candidates) for name, _, candidates in shape.steps]
     return [
-        *(cells_of(values, table.columns[name]) for name, values in zip(shape.key, keys, strict=True)),
-        *(
-            [array_text(value, table.columns[name]) for value in values]
-            if candidates
-            else cells_of(values, table.columns[name])
-            for (name, _, candidates), values in zip(shape.steps, operands, strict=True)
-        ),
+        [array_text(value, table.columns[name]) for value in values]
+        if candidates
+        else cells_of(values, table.columns[name], types)
+        for (name, candidates), values, types in zip(names, columns, kinds, strict=True)
     ]
 
 

@@ -8,9 +8,10 @@ from typing import Any, Final, NamedTuple
 import psycopg
 
 from pipeline.core.blame import Lineup
-from pipeline.core.change import Change, Event, columns_of
+from pipeline.core.change import Event, columns_of
+from pipeline.core.entries import Events
 from pipeline.core.failure import Meaning
-from pipeline.core.fold import fold
+from pipeline.core.fold_columns import fold_events
 from pipeline.core.isolate import isolate
 from pipeline.core.table import Table
 from pipeline.driving import run
@@ -31,10 +32,6 @@ _UNDO: Final = b"ROLLBACK TO SAVEPOINT pipeline; " + _RELEASE
 
 _ISOLATED: Final = frozenset({Meaning.POISON, Meaning.PARENT_MISSING, Meaning.UNKNOWN, Meaning.SYSTEMIC})
 """Errors that may be one event's fault: look for it. Everything else ends the attempt for the whole batch."""
-
-
-_Rows = tuple[Sequence[Change], Sequence[str | None]]
-"""Changes, and the identities of their keys."""
 
 
 class Finding(NamedTuple):
@@ -132,7 +129,7 @@ class IsolatingWriter:
         return [(event, finding) for event, finding in found if id(event) not in healed]
 
     async def _attempt(self, events: Sequence[Event]) -> Finding | None:
-        return self._in_savepoint([_rows_of(events)])
+        return self._in_savepoint([Events.of(events)])
 
     async def _alone(self, event: Event) -> Finding | None:
         return self._attempt_alone(event)
@@ -153,15 +150,15 @@ class IsolatingWriter:
         finding = self._in_savepoint(_one_by_one(event), keep=False)
         return finding is None or (finding.sqlstate or "").startswith("23")
 
-    def _in_savepoint(self, steps: Sequence[_Rows], *, keep: bool = True) -> Finding | None:
+    def _in_savepoint(self, steps: Sequence[Events], *, keep: bool = True) -> Finding | None:
         """Fold and write each step; all or nothing. Deferred constraints are checked here too, not first at COMMIT."""
         self.savepoints += 1
         self._outbox.add(b"SAVEPOINT pipeline; SET CONSTRAINTS ALL DEFERRED")
         try:
             rows = 0
-            for changes, names in steps:
-                tables = {name: self._table(name) for name in sorted({change.table for change in changes})}
-                rows += self._writer.write(fold(changes, names, tables))
+            for events in steps:
+                tables = {name: self._table(name) for name in sorted(events.tables)}
+                rows += self._writer.write(fold_events(events, tables))
             self._outbox.send(b"SET CONSTRAINTS ALL IMMEDIATE; " + (_RELEASE if keep else _UNDO))
         except Unfit as error:
             finding = Finding(str(error), None)
@@ -198,10 +195,6 @@ class IsolatingWriter:
         return table
 
 
-def _rows_of(events: Sequence[Event]) -> _Rows:
-    changes = [change for event in events for change in event.changes]
-    return changes, [name for event in events for name in event.identities]
-
-
-def _one_by_one(event: Event) -> list[_Rows]:
-    return [([change], [name]) for change, name in zip(event.changes, event.identities, strict=True)]
+def _one_by_one(event: Event) -> list[Events]:
+    pairs = zip(event.changes, event.identities, strict=True)
+    return [Events.of([Event(event.id, (change,), (name,))]) for change, name in pairs]

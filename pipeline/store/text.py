@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from types import NoneType
@@ -176,9 +177,12 @@ def _encoder(found: type, column: Column) -> Encoder:
     return encode
 
 
-def cells_of(values: Sequence[Any], column: Column) -> Sequence[Any]:
-    """The cells of a column's values, ``None`` for None. Raises as `text_of`, for any of those that do not fit."""
-    types = set(map(type, values))
+def cells_of(values: Sequence[Any], column: Column, types: AbstractSet[type] | None = None) -> Sequence[Any]:
+    """The cells of a column's values, ``None`` for None. Raises as `text_of`, for any of those that do not fit.
+
+    ``types``: those of the values, if they are known.
+    """
+    types = types or set(map(type, values))
     present = [value for value in values if value is not None] if NoneType in types else values
     encoders = {_encoder(found, column) for found in types if found is not NoneType}
     if encoders <= {_same}:

@@ -91,7 +91,7 @@ def spelled(row: Change | Upsert) -> str:
 def test_the_columns_of_all_shapes_are_the_rows(rows: list[Change | Upsert]) -> None:
     found = []
     shapes = []
-    for shape, columns in by_shape(rows):
+    for shape, columns, _ in by_shape(rows):
         shapes.append(shape)
         for cells in zip(*columns, strict=True):
             key = dict(zip(shape.key, cells, strict=False))
