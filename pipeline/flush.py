@@ -13,7 +13,7 @@ from pipeline import collector
 from pipeline.config import Config
 from pipeline.core.change import Event, canonical_table
 from pipeline.core.codec import Malformed, accepted_seq
-from pipeline.core.decoding import decode_all
+from pipeline.core.decoding import Decoder
 from pipeline.core.entries import Entries
 from pipeline.core.failure import Contact, Meaning
 from pipeline.core.pace import Size, next_size
@@ -88,7 +88,7 @@ class Flusher:
         """``clock`` counts seconds monotonically; ``draw`` gives uniform numbers in [0, 1)."""
         self._buffer = buffer
         self._store = store
-        self._task = f"{config.namespace}.apply_event"
+        self._decoder = Decoder(f"{config.namespace}.apply_event")
         self._tables = frozenset(map(canonical_table, config.tables))
         self._through = frozenset(map(canonical_table, config.write_through_tables))
         self._retry = config.retry
@@ -302,7 +302,7 @@ class Flusher:
             raise _Missing(cut)
 
     def _entries(self, claim: Claimed) -> Entries:
-        entries = decode_all(claim.messages, self._task)
+        entries = self._decoder.decode(claim.messages)
         if not entries.others:
             return entries
         return entries.with_others(

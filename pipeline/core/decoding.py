@@ -9,10 +9,10 @@ there it is found out which one is wrong, and why. Both ways give the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import astuple
@@ -28,10 +28,11 @@ from pipeline.core.change import (
 )
 from pipeline.core.codec import Counter, decode
 from pipeline.core.entries import Block, Entries, Form
+from pipeline.core.forms import Embed, Known, decoder_of, known
 from pipeline.core.values import column_from_wire, identities
 from pipeline.errors import InvalidEvent
 
-__all__ = ["decode_all"]
+__all__ = ["Decoder"]
 
 _TOGETHER: Final = 512
 """Messages that are looked at together, so that enough of them are alike, also where many tables are written to."""
@@ -41,6 +42,13 @@ _BESIDE: Final = 32
 
 _FEW: Final = 4
 """So many changes at least that are alike are looked at together: with fewer it does not pay."""
+
+
+_WORTH: Final = 32
+"""Changes of a form in a batch that make it worth to be remembered."""
+
+_KNOWN_TABLES: Final = 64
+"""Tables whose forms are remembered: a stranger's messages must not cost memory."""
 
 
 class _Headers(msgspec.Struct, frozen=True, gc=False):
@@ -64,12 +72,8 @@ class _Message(msgspec.Struct, frozen=True, rename="kebab", gc=False):
     content_encoding: Literal["utf-8"]
 
 
-class _Embed(msgspec.Struct, frozen=True, gc=False):
-    """What Celery would do after the task. Nothing of it matters here."""
-
-
 _decode_message: Final = msgspec.json.Decoder(_Message).decode
-_decode_body: Final = msgspec.json.Decoder(tuple[tuple[()], Change, _Embed]).decode
+_decode_body: Final = msgspec.json.Decoder(tuple[tuple[()], Change, Embed]).decode
 
 
 _UNKNOWN: Final = _Headers("", "", (0, 0))
@@ -80,63 +84,143 @@ class _Mixed(Exception):
     """Changes that are not of one form."""
 
 
+class _Memory(NamedTuple):
+    """The forms that are known, at most one for each table, by the types of their changes."""
+
+    known: Mapping[type, Known]
+    decode: Callable[[str], tuple[object, Any, object]]
+
+
+class Decoder:
+    """Decodes batches of messages of the task named ``task``, and remembers of which form most changes of a table are.
+
+    Nothing but speed depends on what it remembers. Threads may share it.
+    """
+
+    def __init__(self, task: str) -> None:
+        self._task = task
+        self._memory = _Memory({}, _decode_body)
+
+    def decode(self, messages: Sequence[bytes]) -> Entries:
+        """What `pipeline.core.codec.decode` gives for each of ``messages``."""
+        batch = _Batch(messages, self._task, self._memory)
+        for start in range(0, len(messages), _TOGETHER):
+            batch.decode(start, start + _TOGETHER)
+        entries = batch.entries()
+        self._learn(entries)
+        return entries
+
+    def _learn(self, entries: Entries) -> None:
+        """Remember of each table in ``entries`` the form that most of its changes have."""
+        largest: dict[str, Block] = {}
+        for block, _ in entries.blocks:
+            table = block.form.table
+            if table not in largest or block.size > largest[table].size:
+                largest[table] = block
+        before = {each.form.table: each for each in self._memory.known.values()}
+        fresh = [
+            found
+            for table, block in largest.items()
+            if block.size >= _WORTH and (table not in before or before[table].form != block.form)
+            if (found := known(block))
+        ]
+        if fresh:
+            after = (before if len(before) + len(fresh) <= _KNOWN_TABLES else {}) | {e.form.table: e for e in fresh}
+            types = {each.of_change: each for each in after.values()}
+            self._memory = _Memory(types, decoder_of(types))
+
+
 class _Found:
-    """The changes of ordinary messages, and where these stood."""
+    """The changes of ordinary messages, all of one table, and where these stood; ``known``: the form of them all."""
 
-    __slots__ = ("changes", "positions")
+    __slots__ = ("changes", "known", "positions")
 
-    def __init__(self, positions: Sequence[int] = (), changes: Sequence[Change] = ()) -> None:
+    def __init__(self, known: Known | None, positions: Sequence[int] = (), changes: Sequence[Any] = ()) -> None:
+        self.known = known
         self.positions = list(positions)
         self.changes = list(changes)
 
     def __getitem__(self, part: slice) -> _Found:
-        return _Found(self.positions[part], self.changes[part])
+        return _Found(self.known, self.positions[part], self.changes[part])
 
+    def block(self) -> Block:
+        """The block of these changes.
 
-def decode_all(messages: Sequence[bytes], task: str) -> Entries:
-    """What `decode` gives for each of ``messages``."""
-    batch = _Batch(messages, task)
-    for start in range(0, len(messages), _TOGETHER):
-        batch.decode(start, start + _TOGETHER)
-    return batch.entries()
+        Raises:
+            _Mixed: they are of several forms.
+            InvalidEvent: something is wrong with some of them, or to be corrected.
+        """
+        if self.known is None:
+            return _unseal(self.changes)
+        columns, kinds = self.known.columns(self.changes)
+        return _checked(Block(self.known.form, columns, kinds, len(self.changes), None))
 
 
 class _Batch:
     """Puts the entries of a batch together, some messages at a time."""
 
-    def __init__(self, messages: Sequence[bytes], task: str) -> None:
+    def __init__(self, messages: Sequence[bytes], task: str, memory: _Memory) -> None:
         self._messages = messages
         self._task = task
+        self._memory = memory
         self._headers: list[_Headers] = []
         self._blocks: dict[Form, tuple[list[Block], list[int]]] = {}
 
     def decode(self, start: int, end: int) -> None:
         """Take apart what is ordinary among the messages from ``start`` to ``end``."""
-        tables: dict[str, _Found] = defaultdict(_Found)
-        for position, raw in enumerate(self._messages[start:end], start):
+        messages = self._messages[start:end]
+        try:  # nearly always they are of known forms, all of them
+            decoded = [_decode_message(raw) for raw in messages]
+            changes = [self._memory.decode(message.body)[1] for message in decoded]
+            headers = [message.headers for message in decoded]
+        except (ValueError, RecursionError):
+            headers, changes = self._one_by_one(messages)
+        self._headers += headers
+        found: dict[object, _Found] = {}
+        if len(set(map(type, changes))) == 1 and type(changes[0]) in self._memory.known:
+            self._place(_Found(self._memory.known[type(changes[0])], range(start, start + len(changes)), changes))
+            return
+        for position, change in enumerate(changes, start):
+            if change is not None:
+                kind = type(change)
+                name = change.table if kind is Change else kind
+                if name not in found:
+                    found[name] = _Found(self._memory.known.get(kind))
+                found[name].positions.append(position)
+                found[name].changes.append(change)
+        for each in found.values():
+            self._place(each)
+
+    def _one_by_one(self, messages: Sequence[bytes]) -> tuple[list[_Headers], list[Any]]:
+        """The headers and the changes of ``messages``; `_UNKNOWN` and ``None`` of one that is not ordinary."""
+        headers: list[_Headers] = []
+        changes: list[Any] = []
+        for raw in messages:
             try:
                 message = _decode_message(raw)
-                change = _decode_body(message.body)[1]
+                headers.append(message.headers)
             except (ValueError, RecursionError):
-                self._headers.append(_UNKNOWN)
+                headers.append(_UNKNOWN)
+                changes.append(None)
                 continue
-            self._headers.append(message.headers)
-            if message.headers.task == self._task:
-                found = tables[change.table]
-                found.positions.append(position)
-                found.changes.append(change)
-        for found in tables.values():
-            self._place(found)
+            try:
+                changes.append(self._memory.decode(message.body)[1])
+            except (ValueError, RecursionError):
+                changes.append(_change(message.body))
+        return headers, changes
 
     def _place(self, found: _Found) -> None:
-        """Make blocks of ``found``, all of one table, but not of what is to be looked at one by one."""
+        """Make blocks of ``found``, but not of what is to be looked at one by one."""
         count = len(found.positions)
         if count < _FEW:
             return
         try:
-            if not "".join([self._headers[position].id for position in found.positions]).isprintable():
-                raise InvalidEvent("ids to be looked at one by one")
-            block = _unseal(found.changes)
+            headers = [self._headers[position] for position in found.positions]
+            if {each.task for each in headers} != {self._task} or not "".join(
+                [each.id for each in headers]
+            ).isprintable():
+                raise InvalidEvent("headers to be looked at one by one")
+            block = found.block()
         except _Mixed:
             for alike in _by_columns(found):
                 self._place(alike)
@@ -164,6 +248,13 @@ class _Batch:
         return Entries(self._messages, ids, numbers, accepted_ms, blocks=blocks, others=others)
 
 
+def _change(body: str) -> Change | None:
+    try:
+        return _decode_body(body)[1]
+    except (ValueError, RecursionError):
+        return None
+
+
 def _joined(blocks: Sequence[Block]) -> Block:
     """One of many of a form."""
     if len(blocks) == 1:
@@ -176,7 +267,7 @@ def _joined(blocks: Sequence[Block]) -> Block:
 
 def _by_columns(found: _Found) -> Collection[_Found]:
     """``found`` by the columns of their changes, in their order, and by what is done to them."""
-    forms: dict[tuple[object, ...], _Found] = defaultdict(_Found)
+    forms: dict[tuple[object, ...], _Found] = defaultdict(lambda: _Found(None))
     for position, change in zip(found.positions, found.changes, strict=True):
         _, key, set_, add, max_, min_, delete, insert = astuple(change)
         columns = (*key, 0, *set_, 1, *add, 2, *max_, 3, *min_, delete, insert is None)
@@ -209,19 +300,17 @@ def _unseal(changes: Sequence[Change]) -> Block:
         decoded, types = column_from_wire(values)
         columns.append(decoded)
         kinds.append(types)
-    block = Block(form, columns, kinds, count, None)
-    _check_operands(block)
-    return block if one.insert is not None else block._replace(names=_names(block))
+    return _checked(Block(form, columns, kinds, count, None))
 
 
-def _check_operands(block: Block) -> None:
+def _checked(block: Block) -> Block:
+    """``block`` with the identities of its keys; raises `InvalidEvent` if an operand is wrong or a key too long."""
     form = block.form
     kinds = dict(zip(form.columns, block.kinds, strict=True))
-    compared = (*form.max, *form.min)
-    if not all(kinds[name] <= INCREMENTS for name in form.add) or not all(
-        kinds[name].isdisjoint(_NO_OPERANDS) for name in compared
-    ):
+    compared = [kinds[name] for name in (*form.max, *form.min)]
+    if not all(kinds[name] <= INCREMENTS for name in form.add) or not all(map(_NO_OPERANDS.isdisjoint, compared)):
         raise InvalidEvent("operands to be looked at one by one")
+    return block if form.insert is not None else block._replace(names=_names(block))
 
 
 def _names(block: Block) -> Sequence[str]:

@@ -35,6 +35,7 @@ __all__ = [
     "timedelta_us",
     "to_wire",
     "travels_as_it_is",
+    "untagged",
 ]
 
 type_names: Final = (
@@ -230,12 +231,22 @@ def _column_from_wire(values: Sequence[Any], kinds: frozenset[type]) -> Sequence
         except KeyError:  # of a dict that is no tagged value
             pass
         else:
-            if names.count(names[0]) == len(names):
-                return _untagged(names[0], payloads)
+            return untagged(names, payloads)
     if type(None) in kinds:
         present = iter(column_from_wire([value for value in values if value is not None])[0])
         return [None if value is None else next(present) for value in values]
     return [from_wire(value) for value in values]
+
+
+def untagged(names: Sequence[object], payloads: Sequence[object]) -> list[Value]:
+    """The values in tagged objects with these names and payloads.
+
+    Raises:
+        InvalidEvent: as `from_wire`, for any of those that are wrong.
+    """
+    if names and names.count(names[0]) == len(names):
+        return _untagged(names[0], payloads)
+    return [_untagged(name, [payload])[0] for name, payload in zip(names, payloads, strict=True)]
 
 
 def _untagged(name: object, payloads: Sequence[object]) -> list[Value]:

@@ -19,7 +19,7 @@ from pipeline.contrib._celery_guard import read_as_celery
 from pipeline.contrib.celery import register
 from pipeline.core.change import Change, Event, seal
 from pipeline.core.codec import Malformed, decode
-from pipeline.core.decoding import decode_all
+from pipeline.core.decoding import Decoder
 from pipeline.core.fold import Delete, Insert, Operation, fold
 from pipeline.core.table import Column, Kind, Table
 from pipeline.store.text import Unfit, array_text, copy_data, text_of
@@ -79,7 +79,7 @@ class Judge:
 
     def _undecoded(self, raw: bytes) -> str | None:
         found = decode(raw, self._task_name)
-        if list(map(repr, decode_all([raw] * _SOME, self._task_name))) != [repr(found)] * _SOME:
+        if list(map(repr, Decoder(self._task_name).decode([raw] * _SOME))) != [repr(found)] * _SOME:
             return "decoded otherwise among others"
         if isinstance(found, Malformed):
             self.outcomes["malformed"] += 1

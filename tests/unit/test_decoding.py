@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.change import Change, Event
 from pipeline.core.codec import Malformed, decode
-from pipeline.core.decoding import decode_all
+from pipeline.core.decoding import Decoder
 from pipeline.core.values import column_from_wire, from_wire, identities, identity, to_wire
 from pipeline.errors import InvalidEvent
 from scripts.fuzzing.mutants import Mutants
@@ -35,8 +35,10 @@ def one_by_one(messages: Sequence[bytes]) -> list[Event | Malformed]:
 
 
 def assert_same(messages: Sequence[bytes]) -> None:
-    """By their texts: 1 is not True there, nor 1.0, and a moment has its zone."""
-    assert list(map(repr, decode_all(messages, TASK))) == list(map(repr, one_by_one(messages)))
+    """By their texts: 1 is not True there, nor 1.0, and a moment has its zone. What was seen before does not matter."""
+    decoder, alone = Decoder(TASK), list(map(repr, one_by_one(messages)))
+    for _ in range(2):
+        assert list(map(repr, decoder.decode(messages))) == alone
 
 
 def flight(n: int) -> Change:
@@ -82,9 +84,9 @@ def test_a_batch_of_events_of_all_kinds_is_what_each_of_them_is_alone() -> None:
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_message_is_malformed_wherever_it_stands_and_harms_no_neighbour(kind: str, place: int) -> None:
     messages = batch(flight, 9)
-    whole = list(decode_all(messages, TASK))
+    whole = list(Decoder(TASK).decode(messages))
     messages[place] = BROKEN[kind]
-    found = list(decode_all(messages, TASK))
+    found = list(Decoder(TASK).decode(messages))
     assert isinstance(found[place], Malformed)
     assert repr(found[place]) == repr(decode(BROKEN[kind], TASK))
     whole[place] = found[place]
@@ -207,12 +209,12 @@ def test_an_odd_message_is_what_it_is_alone(kind: str) -> None:
 def test_halves_of_a_message_do_not_complete_each_other() -> None:
     raw = batch(ALIKE["counter"], 1)[0]
     for cut in range(1, len(raw)):
-        found = decode_all([raw, raw[:cut], raw[cut:], raw], TASK)
+        found = Decoder(TASK).decode([raw, raw[:cut], raw[cut:], raw])
         assert [type(entry) for entry in found] == [Event, Malformed, Malformed, Event]
 
 
 def test_nothing_is_nothing() -> None:
-    assert list(decode_all([], TASK)) == []
+    assert list(Decoder(TASK).decode([])) == []
 
 
 @given(st.lists(st.tuples(strategies.changes, st.integers(1, 6)), max_size=4), st.integers(0, 2**32), st.data())
@@ -265,7 +267,7 @@ def test_a_number_too_long_for_a_key_is_refused_among_others() -> None:
 
 def calls(messages: Sequence[bytes]) -> int:
     """How often a Python function is called to decode ``messages``."""
-    return calls_of(lambda: decode_all(messages, TASK))
+    return calls_of(lambda: Decoder(TASK).decode(messages))
 
 
 def calls_of(work: Callable[[], object]) -> int:
