@@ -134,7 +134,7 @@ class Malformed(msgspec.Struct, frozen=True, gc=False):
     accepted_ms: int | None = None
 
 
-Counter = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # as Lua counts; as milliseconds, a date that PostgreSQL has
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # as Lua counts; as milliseconds, a date that PostgreSQL has
 
 
 class _Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,7 +145,7 @@ class _Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Headers(msgspec.Struct, frozen=True, gc=False):
     id: str
     task: str = ""
-    pipeline: tuple[Counter, Counter] | None = None
+    pipeline: tuple[Number, Number] | None = None
     refused: str | None = None
     compression: str | None = None
 

@@ -8,10 +8,11 @@ there it is found out which one is wrong, and why. Both ways give the same.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
+from types import NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -26,8 +27,8 @@ from pipeline.core.change import (
     check_form,
     well_named,
 )
-from pipeline.core.codec import Counter, decode
-from pipeline.core.entries import Block, Entries, Form
+from pipeline.core.codec import Number, decode
+from pipeline.core.entries import Block, Entries, Form, Placed
 from pipeline.core.forms import Embed, Known, decoder_of, known
 from pipeline.core.values import column_from_wire, identities
 from pipeline.errors import InvalidEvent
@@ -54,7 +55,7 @@ _KNOWN_TABLES: Final = 64
 class _Headers(msgspec.Struct, frozen=True, gc=False):
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_EVENT_ID)]
     task: str
-    pipeline: tuple[Counter, Counter]
+    pipeline: tuple[Number, Number]
     refused: None = None
     compression: None = None
 
@@ -107,25 +108,20 @@ class Decoder:
         for start in range(0, len(messages), _TOGETHER):
             batch.decode(start, start + _TOGETHER)
         entries = batch.entries()
-        self._learn(entries)
+        self._learn(entries.blocks, batch.strange)
         return entries
 
-    def _learn(self, entries: Entries) -> None:
-        """Remember of each table in ``entries`` the form that most of its changes have."""
-        largest: dict[str, Block] = {}
-        for block, _ in entries.blocks:
-            table = block.form.table
-            if table not in largest or block.size > largest[table].size:
-                largest[table] = block
+    def _learn(self, blocks: Iterable[Placed], strange: Mapping[Form, int]) -> None:
+        """Remember the form that most changes of a table have, where many of these were ``strange``."""
+        largest = {block.form.table: block for block, _ in sorted(blocks, key=lambda placed: placed[0].size)}
         before = {each.form.table: each for each in self._memory.known.values()}
-        fresh = [
-            found
+        learned = {
+            table: found
             for table, block in largest.items()
-            if block.size >= _WORTH and (table not in before or before[table].form != block.form)
-            if (found := known(block))
-        ]
-        if fresh:
-            after = (before if len(before) + len(fresh) <= _KNOWN_TABLES else {}) | {e.form.table: e for e in fresh}
+            if strange.get(block.form, 0) >= _WORTH and (found := known(block, before.get(table)))
+        }
+        if learned:
+            after = learned if len(before) + len(learned) > _KNOWN_TABLES else before | learned
             types = {each.of_change: each for each in after.values()}
             self._memory = _Memory(types, decoder_of(types))
 
@@ -152,8 +148,7 @@ class _Found:
         """
         if self.known is None:
             return _unseal(self.changes)
-        columns, kinds = self.known.columns(self.changes)
-        return _checked(Block(self.known.form, columns, kinds, len(self.changes), None))
+        return _checked(self.known.block(self.changes), self.known.small)
 
 
 class _Batch:
@@ -164,7 +159,10 @@ class _Batch:
         self._task = task
         self._memory = memory
         self._headers: list[_Headers] = []
+        self._ids: list[str] = []
         self._blocks: dict[Form, tuple[list[Block], list[int]]] = {}
+        self.strange: Counter[Form] = Counter()
+        """How many changes were of forms, or of types in them, that are not known."""
 
     def decode(self, start: int, end: int) -> None:
         """Take apart what is ordinary among the messages from ``start`` to ``end``."""
@@ -175,11 +173,22 @@ class _Batch:
             headers = [message.headers for message in decoded]
         except (ValueError, RecursionError):
             headers, changes = self._one_by_one(messages)
+        ids = [each.id for each in headers]
+        if {each.task for each in headers} != {self._task} or not "".join(ids).isprintable():
+            is_ours = [each.task == self._task and each.id.isprintable() for each in headers]
+            changes = [change if ours else None for change, ours in zip(changes, is_ours, strict=True)]
         self._headers += headers
-        found: dict[object, _Found] = {}
-        if len(set(map(type, changes))) == 1 and type(changes[0]) in self._memory.known:
-            self._place(_Found(self._memory.known[type(changes[0])], range(start, start + len(changes)), changes))
+        self._ids += ids
+        self._place_all(start, changes)
+
+    def _place_all(self, start: int, changes: Sequence[Any]) -> None:
+        """Make blocks of ``changes``, of which the first stands at ``start``."""
+        kinds = set(map(type, changes))
+        known = self._memory.known.get(next(iter(kinds), NoneType)) if len(kinds) == 1 else None
+        if known is not None:
+            self._place(_Found(known, range(start, start + len(changes)), changes))
             return
+        found: dict[object, _Found] = {}
         for position, change in enumerate(changes, start):
             if change is not None:
                 kind = type(change)
@@ -215,11 +224,6 @@ class _Batch:
         if count < _FEW:
             return
         try:
-            headers = [self._headers[position] for position in found.positions]
-            if {each.task for each in headers} != {self._task} or not "".join(
-                [each.id for each in headers]
-            ).isprintable():
-                raise InvalidEvent("headers to be looked at one by one")
             block = found.block()
         except _Mixed:
             for alike in _by_columns(found):
@@ -231,18 +235,19 @@ class _Batch:
             blocks, positions = self._blocks.setdefault(block.form, ([], []))
             blocks.append(block)
             positions += found.positions
+            if found.known is None:
+                self.strange[block.form] += count
 
     def entries(self) -> Entries:
         """All of them; what is in no block is left to `decode`."""
-        headers = self._headers
-        ids = [each.id for each in headers]
+        headers, ids = self._headers, self._ids
         numbers: list[int | None] = [each.pipeline[0] for each in headers]
         accepted_ms: list[int | None] = [each.pipeline[1] for each in headers]
         blocks = [(_joined(blocks), positions) for blocks, positions in self._blocks.values()]
         others = {}
         if sum(block.size for block, _ in blocks) < len(headers):
             ordinary = set(chain.from_iterable(positions for _, positions in blocks))
-            for position in set(range(len(headers))) - ordinary:
+            for position in sorted(set(range(len(headers))) - ordinary):
                 entry = others[position] = decode(self._messages[position], self._task)
                 ids[position], numbers[position], accepted_ms[position] = entry.id or "", entry.seq, entry.accepted_ms
         return Entries(self._messages, ids, numbers, accepted_ms, blocks=blocks, others=others)
@@ -303,20 +308,23 @@ def _unseal(changes: Sequence[Change]) -> Block:
     return _checked(Block(form, columns, kinds, count, None))
 
 
-def _checked(block: Block) -> Block:
-    """``block`` with the identities of its keys; raises `InvalidEvent` if an operand is wrong or a key too long."""
+def _checked(block: Block, small: Collection[str] = ()) -> Block:
+    """``block`` with the identities of its keys; raises `InvalidEvent` if an operand is wrong or a key too long.
+
+    ``small``: see `identities`.
+    """
     form = block.form
     kinds = dict(zip(form.columns, block.kinds, strict=True))
     compared = [kinds[name] for name in (*form.max, *form.min)]
     if not all(kinds[name] <= INCREMENTS for name in form.add) or not all(map(_NO_OPERANDS.isdisjoint, compared)):
         raise InvalidEvent("operands to be looked at one by one")
-    return block if form.insert is not None else block._replace(names=_names(block))
+    return block if form.insert is not None else block._replace(names=_names(block, small))
 
 
-def _names(block: Block) -> Sequence[str]:
+def _names(block: Block, small: Collection[str]) -> Sequence[str]:
     """The identities of the keys."""
     key = block.form.key
-    names = identities(dict(zip(key, block.columns[: len(key)], strict=True)))
+    names = identities(dict(zip(key, block.columns[: len(key)], strict=True)), small)
     if max(map(len, names)) > MAX_IDENTITY:
         raise InvalidEvent("keys to be looked at one by one")
     return names

@@ -14,7 +14,7 @@ from pipeline.core.change import Change, Event
 from pipeline.core.codec import Malformed
 from pipeline.core.values import Value
 
-__all__ = ["Block", "Entries", "Events", "Form", "block_of"]
+__all__ = ["Block", "Entries", "Events", "Form", "Placed", "block_of"]
 
 
 class Form(NamedTuple):
@@ -47,7 +47,7 @@ class Form(NamedTuple):
 class Block(NamedTuple):
     """Changes of one form. ``columns`` has their values, each column those of one change after the other.
 
-    ``kinds`` are the types in each column, ``names`` the identities of the keys, ``None`` for inserts.
+    ``kinds`` are the types that may be in each column, ``names`` the identities of the keys, ``None`` for inserts.
     """
 
     form: Form

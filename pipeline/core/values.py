@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -202,7 +202,7 @@ def from_wire(value: Any, depth: int = 0) -> Value:
     if kind is list:
         return [from_wire(item, depth + 1) for item in value]
     if len(value) == len(_TAG_KEYS) and "__type__" in value and "__value__" in value:
-        return _untagged(value["__type__"], [value["__value__"]])[0]
+        return untagged(value["__type__"], [value["__value__"]])[0]
     return {from_wire(name): from_wire(item, depth + 1) for name, item in value.items()}
 
 
@@ -231,26 +231,20 @@ def _column_from_wire(values: Sequence[Any], kinds: frozenset[type]) -> Sequence
         except KeyError:  # of a dict that is no tagged value
             pass
         else:
-            return untagged(names, payloads)
+            if names.count(names[0]) == len(names):
+                return untagged(names[0], payloads)
     if type(None) in kinds:
         present = iter(column_from_wire([value for value in values if value is not None])[0])
         return [None if value is None else next(present) for value in values]
     return [from_wire(value) for value in values]
 
 
-def untagged(names: Sequence[object], payloads: Sequence[object]) -> list[Value]:
-    """The values in tagged objects with these names and payloads.
+def untagged(name: object, payloads: Sequence[object]) -> list[Value]:
+    """The values in tagged objects, all of them with this tag.
 
     Raises:
         InvalidEvent: as `from_wire`, for any of those that are wrong.
     """
-    if names and names.count(names[0]) == len(names):
-        return _untagged(names[0], payloads)
-    return [_untagged(name, [payload])[0] for name, payload in zip(names, payloads, strict=True)]
-
-
-def _untagged(name: object, payloads: Sequence[object]) -> list[Value]:
-    """The values with these payloads, all of one type."""
     known = _DECODERS.get(name) if isinstance(name, str) else None
     if known is None:
         raise InvalidEvent(f"a value of the unknown type {name!r:.80}")
@@ -327,10 +321,13 @@ def identity(key: Columns) -> str:
     return "&".join(parts)
 
 
-def identities(key: Mapping[str, Sequence[Value]]) -> list[str]:
-    """`identity` of each of many keys; ``key`` has the values of all of them, column by column."""
+def identities(key: Mapping[str, Sequence[Value]], small: Collection[str] = ()) -> list[str]:
+    """`identity` of each of many keys; ``key`` has the values of all of them, column by column.
+
+    The columns in ``small`` are known to have integers of 64 bits.
+    """
     labels = _labels(tuple(key))
-    columns = [_key_texts(name, key[name]) for name, _ in labels]
+    columns = [key[name] if name in small else _key_texts(name, key[name]) for name, _ in labels]
     if len(labels) == 1:
         label = labels[0][1]
         return [f"{label}{text}" for text in columns[0]]

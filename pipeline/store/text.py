@@ -180,13 +180,13 @@ def _encoder(found: type, column: Column) -> Encoder:
 def cells_of(values: Sequence[Any], column: Column, types: AbstractSet[type] | None = None) -> Sequence[Any]:
     """The cells of a column's values, ``None`` for None. Raises as `text_of`, for any of those that do not fit.
 
-    ``types``: those of the values, if they are known.
+    ``types``: those that the values may be of, if that is known.
     """
     types = types or set(map(type, values))
-    present = [value for value in values if value is not None] if NoneType in types else values
     encoders = {_encoder(found, column) for found in types if found is not NoneType}
     if encoders <= {_same}:
         return values
+    present = [value for value in values if value is not None] if NoneType in types else values
     if len(encoders) == 1:
         cells = encoders.pop()(present, column)
     else:
