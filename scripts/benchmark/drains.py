@@ -31,6 +31,7 @@ LONGEST_SECONDS: Final = 600.0
 INGRESS_TIMES: Final = 10
 """So many times more messages are taken in bulk than tasks are run one by one, so that both take about a second."""
 
+IN_BACKGROUND: Final = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
 UNACKED: Final = "unacked"
 LAST_COMMIT: Final = "SELECT extract(epoch FROM max(pg_xact_commit_timestamp(xmin)))::float8 FROM {}"
 
@@ -43,13 +44,24 @@ class Drains:
         self._workers = workers
         self._count = rows
         self._keys = Keys(bench.config.namespace, bench.config.shards)
-        self._redis = redis.Redis.from_url(servers.redis_url)
+        self._redis: Any = redis.Redis.from_url(servers.redis_url)
         self._database = psycopg.connect(servers.database_url, autocommit=True)
 
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
         self._database.close()
+
+    def rest(self) -> None:
+        """Wait until Redis does nothing in the background: rewriting its file takes one of the cores.
+
+        What was measured before has brought that about, and not what is measured next.
+        """
+        until = time.monotonic() + LONGEST_SECONDS
+        while any(self._redis.info("persistence").get(name) for name in IN_BACKGROUND):
+            if time.monotonic() > until:
+                raise Wrong("Redis did not come to rest")
+            time.sleep(POLL_SECONDS)
 
     def ours(self, workload: Workload) -> Sample:
         """One pending event. What ``write_many`` has left is flushed, as beat asks for it."""

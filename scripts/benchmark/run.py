@@ -114,7 +114,14 @@ class _Running:
         measures: dict[str, Measure] = {"writes": self._writes, "reads": bench.reads, "misses": bench.misses}
         for workload in bench.workloads:
             measures |= self._of_workload(workload)
-        return measures
+        return {name: self._rested(measure) for name, measure in measures.items()}
+
+    def _rested(self, measure: Measure) -> Measure:
+        def measured() -> Mapping[str, Sample]:
+            self._drains.rest()
+            return measure()
+
+        return measured
 
     def _of_workload(self, workload: Workload) -> dict[str, Measure]:
         bench, drains = self._bench, self._drains
