@@ -1,6 +1,7 @@
 """Write the waves of a fold: ``COPY`` into a temporary table shaped like the target, then one ``MERGE`` or ``DELETE``.
 
-A statement is made once per table and shape of its rows: see `pipeline.store.plans`.
+A statement is made once per table and shape of its rows: see `pipeline.store.plans`. Where the rows of a batch were all
+new, those of the next one are copied into the target itself: see `pipeline.store.straight`.
 
 Order within a wave: upserts and inserts, referenced tables first; then deletes, referencing tables first. Rows are
 sorted by what COPY is given of them, which begins with their key, so that two flushers do not wait for each other's
@@ -21,6 +22,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
+import psycopg
 from psycopg import sql
 
 from pipeline.core.change import Change, printable
@@ -28,9 +30,10 @@ from pipeline.core.entries import Block, Form, block_of
 from pipeline.core.fold import Insert, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
-from pipeline.store.outbox import Outbox
+from pipeline.store.outbox import Outbox, together
 from pipeline.store.plans import PARAMETER, Plan, Shape, copy_into, names_of, parameter_type, parametrised, plan_of
 from pipeline.store.statements import statement
+from pipeline.store.straight import Straight
 from pipeline.store.text import Unfit, array_text, cells_of, copy_data, text_of, texts_of, texts_of_cells
 
 __all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "alike", "by_shape", "check_shape", "operand_text", "single"]
@@ -45,6 +48,10 @@ MAX_STAGES: Final = 64
 
 _KNOWN_FORMS: Final = 256
 """Combinations of columns whose shape is remembered: a stranger's names must not cost memory."""
+
+
+_REFUSED: Final = (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+"""What PostgreSQL says of rows that it does not take."""
 
 
 class BulkWriter:
@@ -130,16 +137,48 @@ class BulkWriter:
                 cursor.executemany(plan.single, sorted(texts, key=itemgetter(slice(len(shape.key)))))
                 return cursor.rowcount
         data = copy_data(cells, ordered=True)
+        straight = plan.straight
+        if straight is not None and straight.pays:
+            count = self._copy_straight(straight, data)
+            if count is not None:
+                return count
         self._outbox.add(plan.create)
         self._stages.add(plan.stage)
         if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
             self._outbox.add(plan.clear)
         self._used.add(plan.stage)
+        self._copy(plan.copy, data)
+        if straight is None:
+            return self._connection.execute(plan.run).rowcount
+        with together(self._connection):
+            before = self._connection.execute(straight.inserted)
+            merged = self._connection.execute(plan.run)
+            after = self._connection.execute(straight.inserted)
+        inserted = sum(count for (count,) in after) - sum(count for (count,) in before)
+        straight.merged(all_new=inserted == len(cells[0]))
+        return merged.rowcount
+
+    def _copy_straight(self, straight: Straight, data: bytes) -> int | None:
+        """Copy rows into the table itself, and return how many; ``None``, and nothing was done, if that cannot be.
+
+        Nearly always it is because some rows are there already. Whatever it is, the usual way decides.
+        """
+        self._outbox.add(b"SAVEPOINT pipeline_straight")
+        try:
+            count = self._copy(straight.copy, data)
+        except _REFUSED:
+            self._outbox.add(b"ROLLBACK TO SAVEPOINT pipeline_straight; RELEASE SAVEPOINT pipeline_straight")
+            straight.failed()
+            return None
+        self._outbox.add(b"RELEASE SAVEPOINT pipeline_straight")
+        straight.succeeded()
+        return count
+
+    def _copy(self, statement: bytes, data: bytes) -> int:
         self._outbox.send()
         with self._connection.cursor() as cursor:
-            with cursor.copy(plan.copy) as copy:
+            with cursor.copy(statement) as copy:
                 copy.write(data)
-            cursor.execute(plan.run)
             return cursor.rowcount
 
     def _append(self, table: Table, inserts: Sequence[Insert]) -> int:
@@ -160,10 +199,7 @@ class BulkWriter:
                 self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
             return block.size
         data = copy_data(list(map(cells_of, block.columns, columns, block.kinds)))
-        copy_in = copy_into(target, block.form.insert or ())
-        with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
-            copy.write(data)
-        return block.size
+        return self._copy(copy_into(target, block.form.insert or ()).as_string().encode(), data)
 
 
 def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:
