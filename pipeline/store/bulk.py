@@ -30,7 +30,7 @@ from pipeline.core.entries import Block, Form, block_of
 from pipeline.core.fold import Insert, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
-from pipeline.store.outbox import Outbox, together
+from pipeline.store.outbox import Outbox
 from pipeline.store.plans import PARAMETER, Plan, Shape, copy_into, names_of, parameter_type, parametrised, plan_of
 from pipeline.store.statements import statement
 from pipeline.store.straight import Straight
@@ -118,6 +118,7 @@ class BulkWriter:
             self.at = table
             deleted = self._merge(table, each)
             if deleted < len(each.columns[0]):  # one of them may be on its way: see `lane_key`
+                self._outbox.send()
                 self._connection.execute(statement("close_lane"), {"lane": self._lane})
                 deleted += self._merge(table, each)
             rows += deleted
@@ -139,24 +140,22 @@ class BulkWriter:
         data = copy_data(cells, ordered=True)
         straight = plan.straight
         if straight is not None and straight.pays:
-            count = self._copy_straight(straight, data)
-            if count is not None:
-                return count
+            copied = self._copy_straight(straight, data)
+            if copied is not None:
+                return copied
         self._outbox.add(plan.create)
         self._stages.add(plan.stage)
         if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
             self._outbox.add(plan.clear)
         self._used.add(plan.stage)
-        self._copy(plan.copy, data)
-        if straight is None:
-            return self._connection.execute(plan.run).rowcount
-        with together(self._connection):
-            before = self._connection.execute(straight.inserted)
-            merged = self._connection.execute(plan.run)
-            after = self._connection.execute(straight.inserted)
-        inserted = sum(count for (count,) in after) - sum(count for (count,) in before)
-        straight.merged(all_new=inserted == len(cells[0]))
-        return merged.rowcount
+        before: list[int] = []
+        if straight is not None:
+            self._outbox.ask(straight.inserted, before.append)
+        count = self._copy(plan.copy, data)
+        merged = self._connection.execute(plan.run).rowcount
+        if straight is not None:
+            self._outbox.ask(straight.inserted, lambda now: straight.merged(all_new=now - before[0] == count))
+        return merged
 
     def _copy_straight(self, straight: Straight, data: bytes) -> int | None:
         """Copy rows into the table itself, and return how many; ``None``, and nothing was done, if that cannot be.

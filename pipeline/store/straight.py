@@ -21,8 +21,9 @@ _MOST: Final = 64
 class Straight:
     """How rows of a shape are copied into their table, and whether that is worth a try.
 
-    ``copy`` is the statement, ``inserted`` asks how many rows this transaction has inserted into the table so far (0 if
-    PostgreSQL does not count them, as for a view or a partitioned table: then nothing is ever tried).
+    ``copy`` is the statement. ``inserted`` asks how many rows were inserted into the table; between two answers in one
+    transaction, these were its own. (PostgreSQL does not count those of a view or a partitioned table: then nothing is
+    ever tried.)
 
     Nothing but speed depends on what it learns; threads may share it.
     """

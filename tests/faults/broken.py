@@ -16,6 +16,7 @@ from pipeline import operations
 from pipeline.buffer.redis import RedisBuffer
 from pipeline.core.change import Change
 from pipeline.core.codec import decode
+from pipeline.core.entries import Events
 from pipeline.core.fold import Wave, fold
 from pipeline.core.table import Table
 from pipeline.ports import Applied, Claimed
@@ -63,19 +64,30 @@ def _put(module: ModuleType, name: str, broken: object) -> None:
 def _forget_an_add() -> None:
     """Of several changes of a batch that add something, the last one adds nothing."""
 
-    def forgetful(changes: Sequence[Change], names: Sequence[str | None], tables: Mapping[str, Table]) -> list[Wave]:
-        kept = list(changes)
+    def forgetful(events: Events, tables: Mapping[str, Table]) -> list[Wave]:
+        kept, names = _changes(events)
         adding = [place for place, change in enumerate(kept) if change.add]
         if len(adding) > 1:
             kept[adding[-1]] = msgspec.structs.replace(kept[adding[-1]], add={})
         return fold(kept, names, tables)
 
-    _put(isolation, "fold", forgetful)
+    _put(isolation, "fold_events", forgetful)
 
 
 def _reverse() -> None:
     """The changes of a batch are applied newest first."""
-    _put(isolation, "fold", lambda changes, names, tables: fold(changes[::-1], names[::-1], tables))
+
+    def reversing(events: Events, tables: Mapping[str, Table]) -> list[Wave]:
+        changes, names = _changes(events)
+        return fold(changes[::-1], names[::-1], tables)
+
+    _put(isolation, "fold_events", reversing)
+
+
+def _changes(events: Events) -> tuple[list[Change], list[str | None]]:
+    return [change for event in events for change in event.changes], [
+        name for event in events for name in event.identities
+    ]
 
 
 def _acknowledge_first() -> None:
