@@ -1,7 +1,6 @@
 """Write the waves of a fold: ``COPY`` into a temporary table shaped like the target, then one ``MERGE`` or ``DELETE``.
 
-A statement is made once per table and shape of its rows: see `pipeline.store.plans`. Where the rows of a batch were all
-new, those of the next one are copied into the target itself: see `pipeline.store.straight`.
+A statement is made once per table and shape of its rows: see `pipeline.store.plans`.
 
 Order within a wave: upserts and inserts, referenced tables first; then deletes, referencing tables first. Rows are
 sorted by what COPY is given of them, which begins with their key, so that two flushers do not wait for each other's
@@ -22,7 +21,6 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-import psycopg
 from psycopg import sql
 
 from pipeline.core.change import Change, printable
@@ -33,7 +31,6 @@ from pipeline.core.values import Columns
 from pipeline.store.outbox import Outbox
 from pipeline.store.plans import PARAMETER, Plan, Shape, copy_into, names_of, parameter_type, parametrised, plan_of
 from pipeline.store.statements import statement
-from pipeline.store.straight import Straight
 from pipeline.store.text import Unfit, array_text, cells_of, copy_data, text_of, texts_of, texts_of_cells
 
 __all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "alike", "by_shape", "check_shape", "operand_text", "single"]
@@ -48,10 +45,6 @@ MAX_STAGES: Final = 64
 
 _KNOWN_FORMS: Final = 256
 """Combinations of columns whose shape is remembered: a stranger's names must not cost memory."""
-
-
-_REFUSED: Final = (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
-"""What PostgreSQL says of rows that it does not take."""
 
 
 class BulkWriter:
@@ -118,7 +111,6 @@ class BulkWriter:
             self.at = table
             deleted = self._merge(table, each)
             if deleted < len(each.columns[0]):  # one of them may be on its way: see `lane_key`
-                self._outbox.send()
                 self._connection.execute(statement("close_lane"), {"lane": self._lane})
                 deleted += self._merge(table, each)
             rows += deleted
@@ -138,46 +130,16 @@ class BulkWriter:
                 cursor.executemany(plan.single, sorted(texts, key=itemgetter(slice(len(shape.key)))))
                 return cursor.rowcount
         data = copy_data(cells, ordered=True)
-        straight = plan.straight
-        if straight is not None and straight.pays:
-            copied = self._copy_straight(straight, data)
-            if copied is not None:
-                return copied
         self._outbox.add(plan.create)
         self._stages.add(plan.stage)
         if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
             self._outbox.add(plan.clear)
         self._used.add(plan.stage)
-        before: list[int] = []
-        if straight is not None:
-            self._outbox.ask(straight.inserted, before.append)
-        count = self._copy(plan.copy, data)
-        merged = self._connection.execute(plan.run).rowcount
-        if straight is not None:
-            self._outbox.ask(straight.inserted, lambda now: straight.merged(all_new=now - before[0] == count))
-        return merged
-
-    def _copy_straight(self, straight: Straight, data: bytes) -> int | None:
-        """Copy rows into the table itself, and return how many; ``None``, and nothing was done, if that cannot be.
-
-        Nearly always it is because some rows are there already. Whatever it is, the usual way decides.
-        """
-        self._outbox.add(b"SAVEPOINT pipeline_straight")
-        try:
-            count = self._copy(straight.copy, data)
-        except _REFUSED:
-            self._outbox.add(b"ROLLBACK TO SAVEPOINT pipeline_straight; RELEASE SAVEPOINT pipeline_straight")
-            straight.failed()
-            return None
-        self._outbox.add(b"RELEASE SAVEPOINT pipeline_straight")
-        straight.succeeded()
-        return count
-
-    def _copy(self, statement: bytes, data: bytes) -> int:
         self._outbox.send()
         with self._connection.cursor() as cursor:
-            with cursor.copy(statement) as copy:
+            with cursor.copy(plan.copy) as copy:
                 copy.write(data)
+            cursor.execute(plan.run)
             return cursor.rowcount
 
     def _append(self, table: Table, inserts: Sequence[Insert]) -> int:
@@ -198,7 +160,10 @@ class BulkWriter:
                 self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
             return block.size
         data = copy_data(list(map(cells_of, block.columns, columns, block.kinds)))
-        return self._copy(copy_into(target, block.form.insert or ()).as_string().encode(), data)
+        copy_in = copy_into(target, block.form.insert or ())
+        with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
+            copy.write(data)
+        return block.size
 
 
 def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,30 +35,18 @@ def together(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 class Outbox:
-    """Statements without parameters, which may wait for the next one on the same connection."""
+    """Statements without parameters and results, which may wait for the next one on the same connection."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
         self._waiting = b""
-        self._takers: list[Callable[[Any], None]] = []
 
     def add(self, text: bytes) -> None:
         """Have ``text`` run before whatever is sent next; what else uses the connection must `send` first."""
         self._waiting += text + b"; "
 
-    def ask(self, text: bytes, take: Callable[[Any], None]) -> None:
-        """As `add`; ``take`` is given the only value of the result when that is there, if nothing goes wrong before."""
-        self.add(text)
-        self._takers.append(take)
-
     def send(self, text: bytes = b"") -> None:
         """Run what waits and then ``text``, in one message. Raises psycopg's errors, for any of them."""
         together, self._waiting = self._waiting + text, b""
-        takers, self._takers = self._takers, []
         if together:
-            cursor = self.connection.execute(together)
-            for take in takers:
-                while cursor.description is None:
-                    cursor.nextset()
-                take(*cursor.fetchone() or ())
-                cursor.nextset()
+            self.connection.execute(together)

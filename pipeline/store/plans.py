@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 from psycopg import sql
 
 from pipeline.core.table import Column, Table
-from pipeline.store.straight import Straight
 from pipeline.store.text import COPY_OPTIONS
 
 __all__ = [
@@ -40,10 +39,7 @@ class Shape(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The statements for one table and shape; ``single`` takes the row as parameters, the others take none.
-
-    ``straight``: the rows of this shape that are new are as they are copied.
-    """
+    """The statements for one table and shape; ``single`` takes the row as parameters, the others take none."""
 
     stage: str
     clear: bytes
@@ -51,7 +47,6 @@ class Plan(NamedTuple):
     copy: bytes
     run: bytes
     single: bytes
-    straight: Straight | None
 
 
 PARAMETER: Final = "\x00"
@@ -92,11 +87,6 @@ def plan_of(table: Table, shape: Shape) -> Plan:
         )
         for name in names
     )
-    straight = None
-    if not shape.deletes and all(verb == "set" for _, verb, _ in shape.steps):
-        copy = copy_into(sql.Identifier(table.schema, table.name), names)
-        inserted = sql.SQL("SELECT pg_stat_get_xact_tuples_inserted({})").format(table.oid)
-        straight = Straight(_bytes(copy), _bytes(inserted))
     single = statement(table, shape, sql.Composed([sql.SQL("(SELECT "), one, sql.SQL(")")])).as_string()
     return Plan(
         stage=name,
@@ -107,7 +97,6 @@ def plan_of(table: Table, shape: Shape) -> Plan:
         copy=_bytes(copy_into(stage, names)),
         run=_bytes(statement(table, shape, stage)),
         single=parametrised(single),
-        straight=straight,
     )
 
 
