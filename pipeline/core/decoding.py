@@ -243,7 +243,7 @@ class _Batch:
         headers, ids = self._headers, self._ids
         numbers: list[int | None] = [each.pipeline[0] for each in headers]
         accepted_ms: list[int | None] = [each.pipeline[1] for each in headers]
-        blocks = [(_joined(blocks), positions) for blocks, positions in self._blocks.values()]
+        blocks = [_joined(blocks, positions) for blocks, positions in self._blocks.values()]
         others = {}
         if sum(block.size for block, _ in blocks) < len(headers):
             ordinary = set(chain.from_iterable(positions for _, positions in blocks))
@@ -260,14 +260,19 @@ def _change(body: str) -> Change | None:
         return None
 
 
-def _joined(blocks: Sequence[Block]) -> Block:
-    """One of many of a form."""
+def _joined(blocks: Sequence[Block], positions: Sequence[int]) -> Placed:
+    """One of many of a form, ordered by ``positions``: changes of known types may have been placed before others."""
     if len(blocks) == 1:
-        return blocks[0]
+        return blocks[0], positions
     names = None if blocks[0].names is None else [name for block in blocks for name in block.names or ()]
     columns = [list(chain.from_iterable(parts)) for parts in zip(*(block.columns for block in blocks), strict=True)]
     kinds = [frozenset().union(*each) for each in zip(*(block.kinds for block in blocks), strict=True)]
-    return Block(blocks[0].form, columns, kinds, sum(block.size for block in blocks), names)
+    ordered = sorted(positions)
+    if ordered != positions:
+        order = sorted(range(len(positions)), key=positions.__getitem__)
+        columns = [[values[at] for at in order] for values in columns]
+        names = None if names is None else [names[at] for at in order]
+    return Block(blocks[0].form, columns, kinds, len(positions), names), ordered
 
 
 def _by_columns(found: _Found) -> Collection[_Found]:
