@@ -115,14 +115,10 @@ class Decoder:
         """Remember the form that most changes of a table have, where many of these were ``strange``."""
         largest = {block.form.table: block for block, _ in sorted(blocks, key=lambda placed: placed[0].size)}
         before = {each.form.table: each for each in self._memory.known.values()}
-        learned = {
-            table: found
-            for table, block in largest.items()
-            if strange.get(block.form, 0) >= _WORTH and (found := known(block, before.get(table)))
-        }
+        worth = [block for block in largest.values() if strange.get(block.form, 0) >= _WORTH][-_KNOWN_TABLES:]
+        learned = {block.form.table: found for block in worth if (found := known(block, before.get(block.form.table)))}
         if learned:
-            after = learned if len(before) + len(learned) > _KNOWN_TABLES else before | learned
-            types = {each.of_change: each for each in after.values()}
+            types = {each.of_change: each for each in list((before | learned).values())[-_KNOWN_TABLES:]}
             self._memory = _Memory(types, decoder_of(types))
 
 
