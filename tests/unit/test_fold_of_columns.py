@@ -179,6 +179,19 @@ def test_a_delete_that_takes_rows_of_another_table_along_keeps_its_place(
     check(events, {"t": first, '"T u"': first, "u": second})
 
 
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("first", ["t", "u"])
+def test_what_is_written_after_such_a_delete_waits_for_it(first: str, count: int) -> None:
+    """Also where only an event of several changes deletes, and all that is ordinary are writes."""
+    parent = msgspec.structs.replace(SPELLINGS[first], cascades=frozenset({TABLE.oid, OTHER_TABLE.oid}))
+    child = "u" if first == "t" else "t"
+    deletes = [Change(first, {"id": n}, delete=True) for n in range(count)]
+    writes = [Change(child, {"id": n}, add={"small": 1}) for n in range(5)]
+    events = [[change] for change in deletes] if count > 1 else [[deletes[0], Change(first, {"id": 7}, delete=True)]]
+    waves = check([*events, *([change] for change in writes)], SPELLINGS | {first: parent})
+    assert [list(rows) for rows in rows_of(waves)] == [[parent.oid], [SPELLINGS[child].oid]]
+
+
 overwritten = st.lists(st.tuples(st.sampled_from([1, 2]), st.sampled_from(["x", "y", 7, None])), min_size=4, max_size=6)
 
 

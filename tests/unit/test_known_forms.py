@@ -119,6 +119,10 @@ FORMS = [
     '"table":"t","key":{"id":%s},"set":{"a":%s},"table":"u"',
     '"table":"u","key":{"id":%s},"set":{"a":%s},"table":"t"',
     '"key":{"id":%s},"set":{"a":%s}',
+    r'"table":"t","key":{"\u0069d":%s},"s\u0065t":{"\u0061":%s}',
+    r'"t\u0061ble":"\u0074","key":{"id":%s},"set":{"a":%s}',
+    r'"table":"t\u0000","key":{"id":%s},"set":{"a":%s}',
+    r'"table":"t","key":{"id":%s},"set":{"a\u0000":%s}',
     '"table":"","key":{"id":%s},"set":{"a":%s}',
     '"table":null,"key":{"id":%s},"set":{"a":%s}',
     '"table":"u","key":{"id":%s},"set":{"a":%s}',
@@ -236,7 +240,7 @@ def test_a_key_may_be_larger_than_all_before(number: int) -> None:
 
 ODD_NAMES = [
     *("__type__", "__value__", "__class__", "__slots__", "table", "key", "set", "insert", "tag", "self"),
-    *("c0", "c1", "größe", 'a"b', "a\\b", "a.b", "a b", " ", "\n", "'", "%s", "None", "def", "\u2028", "ü" * 31),
+    *("c0", "c1", "größe", 'a"b', "a\\b", "a.b", "a b", " ", "\n", "'", "%s", "None", "\x7f", "\u2028", "ü" * 31),
 ]  # fmt: skip
 
 
