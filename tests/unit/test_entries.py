@@ -227,6 +227,13 @@ def test_a_list_of_events_becomes_events_once() -> None:
     assert len(events) == 2
 
 
+def test_events_are_made_once_however_often_they_are_asked_for() -> None:
+    _, alone = entries_of(numbered([COUNTER, PAIR]))
+    made = iter([[entry for entry in alone if isinstance(entry, Event)]])
+    events = Events((), {}, lambda: next(made))
+    assert [events[0], *events, *events[1:]] == [alone[0], *alone, alone[1]]
+
+
 # --- blocks
 
 

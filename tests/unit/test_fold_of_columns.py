@@ -26,7 +26,7 @@ KEYS: list[Any] = [1, "1", 7, "7", Decimal("7.0"), Decimal(7), True, "true", 2**
 """Some of them identify the same row."""
 
 NUMBERS: list[Any] = [1, 2, -3, 0, 2**14, -(2**14)]
-ODD_NUMBERS: list[Any] = [2**15, 2**80, 1.5, Decimal("1.10"), Decimal("0.005")]
+ODD_NUMBERS: list[Any] = [1, 2**15, 2**80, 1.5, Decimal("1.10"), Decimal("0.005")]
 VALUES: list[Any] = [None, True, 1, 1.0, Decimal(1), "x", "", [1], {"a": None}]
 
 Make = Callable[[str, Any, Any, Any], Change]
@@ -38,6 +38,10 @@ FORMS: dict[str, tuple[Make, Sequence[Any]]] = {
     "adds oddly": (lambda table, key, a, b: Change(table, {"id": key}, add={"count": a, "price": b}), ODD_NUMBERS),
     "adds to no column": (lambda table, key, a, _b: Change(table, {"id": key}, add={"gone": a}), NUMBERS),
     "adds and sets": (lambda table, key, a, b: Change(table, {"id": key}, {"count": a}, add={"small": b}), NUMBERS),
+    "adds fractions": (lambda table, key, a, _b: Change(table, {"id": key}, add={"count": a}), [1, 2, 0.5, 1.5]),
+    "adds nothing": (lambda table, key, a, _b: Change(table, {"id": key}, add={"exact": a}), [0]),
+    "greatest": (lambda table, key, a, _b: Change(table, {"id": key}, max={"count": a}), NUMBERS),
+    "least": (lambda table, key, a, _b: Change(table, {"id": key}, min={"count": a}), NUMBERS),
     "greatest and least": (
         lambda table, key, a, b: Change(table, {"id": key}, max={"count": a}, min={"small": b}),
         NUMBERS,
@@ -48,7 +52,6 @@ FORMS: dict[str, tuple[Make, Sequence[Any]]] = {
     "inserts without a key": (lambda table, _key, a, b: Change(table, insert={"name": a, "doc": b}), VALUES),
     "inserts of nothing": (lambda table, _key, _a, _b: Change(table, insert={}), NUMBERS),
 }
-ALONE = ["sets", "sets one", "adds", "adds oddly", "only a key", "deletes", "inserts"]
 
 
 @st.composite
@@ -161,7 +164,7 @@ def test_events_of_several_changes_among_them_are_folded_in_their_place(events: 
     check(events)
 
 
-@pytest.mark.parametrize("form", ALONE)
+@pytest.mark.parametrize("form", FORMS)
 @given(data=st.data())
 def test_changes_of_one_form_are_folded_as_one_by_one(form: str, data: st.DataObject) -> None:
     check(data.draw(batches([form], ["t"])))
