@@ -115,14 +115,10 @@ class Decoder:
         """Remember the form that most changes of a table have, where many of these were ``strange``."""
         largest = {block.form.table: block for block, _ in sorted(blocks, key=lambda placed: placed[0].size)}
         before = {each.form.table: each for each in self._memory.known.values()}
-        learned = {
-            table: found
-            for table, block in largest.items()
-            if strange.get(block.form, 0) >= _WORTH and (found := known(block, before.get(table)))
-        }
+        worth = [block for block in largest.values() if strange.get(block.form, 0) >= _WORTH][-_KNOWN_TABLES:]
+        learned = {block.form.table: found for block in worth if (found := known(block, before.get(block.form.table)))}
         if learned:
-            after = learned if len(before) + len(learned) > _KNOWN_TABLES else before | learned
-            types = {each.of_change: each for each in after.values()}
+            types = {each.of_change: each for each in list((before | learned).values())[-_KNOWN_TABLES:]}
             self._memory = _Memory(types, decoder_of(types))
 
 
@@ -243,7 +239,7 @@ class _Batch:
         headers, ids = self._headers, self._ids
         numbers: list[int | None] = [each.pipeline[0] for each in headers]
         accepted_ms: list[int | None] = [each.pipeline[1] for each in headers]
-        blocks = [(_joined(blocks), positions) for blocks, positions in self._blocks.values()]
+        blocks = [_joined(blocks, positions) for blocks, positions in self._blocks.values()]
         others = {}
         if sum(block.size for block, _ in blocks) < len(headers):
             ordinary = set(chain.from_iterable(positions for _, positions in blocks))
@@ -260,14 +256,19 @@ def _change(body: str) -> Change | None:
         return None
 
 
-def _joined(blocks: Sequence[Block]) -> Block:
-    """One of many of a form."""
+def _joined(blocks: Sequence[Block], positions: Sequence[int]) -> Placed:
+    """One of many of a form, ordered by ``positions``: changes of known types may have been placed before others."""
     if len(blocks) == 1:
-        return blocks[0]
+        return blocks[0], positions
     names = None if blocks[0].names is None else [name for block in blocks for name in block.names or ()]
     columns = [list(chain.from_iterable(parts)) for parts in zip(*(block.columns for block in blocks), strict=True)]
     kinds = [frozenset().union(*each) for each in zip(*(block.kinds for block in blocks), strict=True)]
-    return Block(blocks[0].form, columns, kinds, sum(block.size for block in blocks), names)
+    ordered = sorted(positions)
+    if ordered != positions:
+        order = sorted(range(len(positions)), key=positions.__getitem__)
+        columns = [[values[at] for at in order] for values in columns]
+        names = None if names is None else [names[at] for at in order]
+    return Block(blocks[0].form, columns, kinds, len(positions), names), ordered
 
 
 def _by_columns(found: _Found) -> Collection[_Found]:

@@ -148,7 +148,7 @@ class Entries(Sequence[Event | Malformed]):
     def events(self, positions: Sequence[int]) -> Events:
         """The entries at ``positions``, all of which are events, in that order."""
         others = {at: entry for at, entry in self.others.items() if isinstance(entry, Event)}
-        if len(positions) < len(self) or not isinstance(positions, range):
+        if positions != range(len(self)):
             missing = set(range(len(self))).difference(positions)
             others = {at: entry for at, entry in others.items() if at not in missing}
             if not missing <= self.others.keys() or positions != sorted(positions):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.core.change import Change
-from pipeline.core.entries import Block, Events
+from pipeline.core.entries import Block, Events, block_of
 from pipeline.core.fold import Wave, fold
 from pipeline.core.table import Column, Kind, Table
 
@@ -76,16 +76,16 @@ def _fold_block(block: Block, names: Sequence[str], table: Table) -> Block | Non
         if not _sums_up(values, kinds, table.columns.get(column)):
             return None
     last = {name: row for row, name in enumerate(names)}  # in the order in which each came first
-    first = {name: row for row, name in reversed(list(enumerate(names)))}
-    firsts = [first[name] for name in last]
-    folded: list[Sequence[Any]] = [[values[row] for row in firsts] for values in key]
+    first = last if form.delete else {name: row for row, name in reversed(list(enumerate(names)))}
+    keyed = [first[name] for name in last]  # what a row is called at first stays, unless it is deleted
+    folded: list[Sequence[Any]] = [[values[row] for row in keyed] for values in key]
     if form.add:
         place = {name: at for at, name in enumerate(last)}
         places = [place[name] for name in names]
         folded += [_sums(values, places, len(place)) for values in operands]
     else:
         folded += [[values[row] for row in last.values()] for values in operands]
-    return Block(form, folded, block.kinds, len(last), list(last))
+    return block_of(form, folded, len(last), list(last))  # types that were overwritten are in it no more
 
 
 def _sums_up(values: Sequence[Any], kinds: Iterable[type], column: Column | None) -> bool:

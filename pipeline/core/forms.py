@@ -74,13 +74,20 @@ class Known(NamedTuple):
 
 
 def known(block: Block, before: Known | None) -> Known | None:
-    """What is to be remembered of a block's form, besides what was ``before``; ``None`` if nothing is."""
+    """What is to be remembered of a block's form instead of what was ``before``; ``None`` if there is nothing new.
+
+    Changes of a known form are still strange if they spell it oddly, or have larger numbers in their keys.
+    """
     form = block.form
     if not 0 < len(form.columns) <= MOST_COLUMNS or form.delete:
+        return None
+    if b"\\" in msgspec.json.encode(form.columns):  # msgspec has no field whose name JSON would escape
         return None
     kinds = block.kinds
     if before is not None and before.form == form:
         kinds = [now | then for now, then in zip(kinds, before.kinds, strict=True)]
+        if kinds == before.kinds:
+            return None
     types, reads = zip(*(_column(seen, in_key=at < len(form.key)) for at, seen in enumerate(kinds)), strict=True)
     left = iter(types)
     parts: dict[str, type[msgspec.Struct]] = {}

@@ -20,3 +20,8 @@ def message(
     """A message, completed as the write script does."""
     kwargs = kwargs_json([seal(change)[0] for change in changes], shard_by)
     return Envelope(TASK, QUEUE).encode(msgspec.json.encode(event), kwargs) + b"[%d,%d]" % accepted + OPEN_END
+
+
+def numbered(events: Sequence[Sequence[Change]]) -> list[bytes]:
+    """A message for each of ``events``, which were accepted one after the other."""
+    return [message(f"id-{n}", changes, accepted=(n, 1_700_000_000_000 + n)) for n, changes in enumerate(events, 1)]

@@ -1,12 +1,10 @@
 """Many messages are decoded together, and what comes out is what would come out of each of them alone."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cache
-from types import FrameType
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +20,7 @@ from pipeline.errors import InvalidEvent
 from scripts.fuzzing.mutants import Mutants
 from tests.unit import strategies
 from tests.unit.broken_messages import BODIES, DEEP, EIGHT, ENVELOPES, stock
+from tests.unit.calling import calls_of
 from tests.unit.messages import TASK, message
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -268,22 +267,6 @@ def test_a_number_too_long_for_a_key_is_refused_among_others() -> None:
 def calls(messages: Sequence[bytes]) -> int:
     """How often a Python function is called to decode ``messages``."""
     return calls_of(lambda: Decoder(TASK).decode(messages))
-
-
-def calls_of(work: Callable[[], object]) -> int:
-    count = 0
-
-    def note(_frame: FrameType, event: str, _argument: object) -> None:
-        nonlocal count
-        count += event == "call"
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 @pytest.mark.parametrize("kind", ["counter", "insert"])
