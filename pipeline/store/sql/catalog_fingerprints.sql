@@ -1,8 +1,13 @@
--- What is known of each table, as a hash: its columns, its indexes and its foreign keys. No row for a table that is gone.
+-- What is known of each table, as a hash: how it is written, its columns, its indexes and its foreign keys. No row for a
+-- table that is gone.
 SELECT wanted.name,
        md5(concat_ws(
            '|',
            pg_class.oid,
+           concat_ws(',', pg_class.relhasrules, pg_class.relrowsecurity, pg_class.relhassubclass),
+           (SELECT string_agg(concat_ws(',', t.oid, t.tgenabled), ';' ORDER BY t.oid)
+            FROM pg_catalog.pg_trigger t
+            WHERE t.tgrelid = pg_class.oid AND t.tgtype & 7 = 7),
            (SELECT string_agg(
                        concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attidentity, a.attnotnull,
                                  a.attcollation, pg_get_expr(d.adbin, d.adrelid)),
