@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
@@ -18,6 +19,8 @@ from psycopg.pq import Trace
 
 from pipeline import Change, Config, Pipeline
 from pipeline.store.novelty import ROWS_FIRST
+from pipeline.store.session import Sessions
+from pipeline.store.statements import statement
 from tests.integration.conftest import MakeValkey
 
 
@@ -235,3 +238,14 @@ def is_as_before(now: Cost, before: Cost) -> bool:
     """Counts exactly, bytes about."""
     numbers = zip(Cost._fields, now, before, strict=True)
     return all(abs(new - old) <= (0 if name in COUNTS else TOLERANCE * old + DIGITS) for name, new, old in numbers)
+
+
+def test_the_plan_that_reads_fingerprints_is_kept(migrated_url: str) -> None:
+    """To plan it takes three times as long as to run it."""
+    with closing(Sessions(Config(database_url=migrated_url))) as sessions, sessions.connection() as connection:
+        for _ in range(20):
+            connection.execute(statement("catalog_fingerprints"), {"names": ["pipeline.shard"]}, prepare=True)
+        kept = connection.execute(
+            "SELECT generic_plans FROM pg_prepared_statements WHERE statement LIKE '%fingerprint%'"
+        )
+        assert kept.fetchone() == (15,)  # the first five are to compare
