@@ -70,7 +70,8 @@ class Table(msgspec.Struct, frozen=True):
     ``unique_keys`` are the column sets by which a row can be addressed: the primary key and every unique index that is
     neither partial, deferrable nor on expressions. ``depth`` is its place in the order of foreign keys: a table is
     deeper than every table that it references. ``cascades`` are the object ids of the tables whose rows PostgreSQL
-    itself may delete or change when a row of this one is deleted (``ON DELETE CASCADE``, ``SET NULL`` …).
+    itself may delete or change when a row of this one is deleted (``ON DELETE CASCADE``, ``SET NULL`` …). ``copies``:
+    ``COPY`` into it does what ``INSERT`` does, and makes an error of a row that is found in it already.
     """
 
     oid: int
@@ -80,6 +81,7 @@ class Table(msgspec.Struct, frozen=True):
     unique_keys: frozenset[frozenset[str]]
     depth: int = 0
     cascades: frozenset[int] = frozenset()
+    copies: bool = False
 
 
 def depths(references: Iterable[tuple[int, int]]) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -80,6 +80,7 @@ class Application:
         self._probe = probe
         self._writing = False
         self._dismissed = False
+        self._inserted: dict[int, int] = {}  # by table, when the transaction began
         connection.add_notice_handler(self._heed)
         lane = lane_key(namespace, batch.shard)
         self._writer = IsolatingWriter(connection, catalog, plans, stages, lane, probe=probe)
@@ -121,9 +122,11 @@ class Application:
         }
         with together(self._connection):
             self._connection.execute(statement("record_batch"), mark)
+            inserted = self._count_inserted(oid for oid in self._writer.looked_for if oid in self._inserted)
             self._probe(Step.COMMITTING)
             self._connection.execute("COMMIT")
         self._probe(Step.COMMITTED)
+        self._writer.learn({oid: count - self._inserted[oid] for oid, count in _first(inserted).items()})
         return Applied(
             seq=seq,
             rows=self._writer.rows,
@@ -201,13 +204,20 @@ class Application:
     def _begin(self) -> tuple[Any, ...] | None:
         """Begin, lock the shard, and see that what the catalog's cache says of the batch's tables is still so."""
         known = self._catalog.known(self._entries.tables)
+        unsure = {oid for (oid, _), plan in list(self._plans.items()) if plan.append and not plan.novelty.likely()}
+        oids = {table.oid for table in map(self._catalog.get, known) if table is not None}
         with together(self._connection):
             self._connection.execute(_BEGIN)
             locked = self._connection.execute(statement("lock_shard"), self._scope)
             found = self._connection.execute(statement("catalog_fingerprints"), {"names": known})
+            inserted = self._count_inserted(oids & unsure)
+        self._inserted = _first(inserted)
         if self._catalog.compare(known, dict(found.fetchall())):
             self._plans.clear()
         return locked.fetchone()
+
+    def _count_inserted(self, oids: Iterable[int]) -> dict[int, psycopg.Cursor[Any]]:
+        return {oid: self._connection.execute(statement("count_inserted"), {"oid": oid}) for oid in oids}
 
     def _find_batch(self) -> _Entry | None:
         row = self._connection.execute(statement("find_batch"), {"batch_id": self._batch.id}).fetchone()
@@ -336,6 +346,10 @@ class Application:
                 "message": entry.raw,
             },
         )
+
+
+def _first(answers: Mapping[int, psycopg.Cursor[Any]]) -> dict[int, int]:
+    return {oid: row[0] for oid, answer in answers.items() for row in answer}
 
 
 def _malformed_id(entry: Malformed) -> str:

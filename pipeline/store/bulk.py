@@ -1,6 +1,7 @@
 """Write the waves of a fold: ``COPY`` into a temporary table shaped like the target, then one ``MERGE`` or ``DELETE``.
 
-A statement is made once per table and shape of its rows: see `pipeline.store.plans`.
+A statement is made once per table and shape of its rows: see `pipeline.store.plans`. Rows that are likely to be new are
+copied straight into the target, and take the other way only if that fails: see `pipeline.store.novelty`.
 
 Order within a wave: upserts and inserts, referenced tables first; then deletes, referencing tables first. Rows are
 sorted by what COPY is given of them, which begins with their key, so that two flushers do not wait for each other's
@@ -16,11 +17,13 @@ the temporary table has no statistics, and a plan that reads the whole target wo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
+import psycopg
 from psycopg import sql
 
 from pipeline.core.change import Change, printable
@@ -28,6 +31,8 @@ from pipeline.core.entries import Block, Form, block_of
 from pipeline.core.fold import Insert, Step, Upsert, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
+from pipeline.store.diagnosis import BLAMED, meaning_of
+from pipeline.store.novelty import Novelty
 from pipeline.store.outbox import Outbox
 from pipeline.store.plans import PARAMETER, Plan, Shape, copy_into, names_of, parameter_type, parametrised, plan_of
 from pipeline.store.statements import statement
@@ -45,6 +50,11 @@ MAX_STAGES: Final = 64
 
 _KNOWN_FORMS: Final = 256
 """Combinations of columns whose shape is remembered: a stranger's names must not cost memory."""
+
+
+_MARK: Final = b"SAVEPOINT pipeline_new"
+_KEPT: Final = b"RELEASE SAVEPOINT pipeline_new"
+_BACK: Final = b"ROLLBACK TO SAVEPOINT pipeline_new; " + _KEPT
 
 
 class BulkWriter:
@@ -70,6 +80,8 @@ class BulkWriter:
         self._plans = plans
         self._stages = stages
         self._used: set[str] = set()
+        self._written: Counter[int] = Counter()  # rows by table, of shapes that may be copied straight into it
+        self._looked_for: dict[int, set[Novelty]] = {}
         self.at: Table | None = None
         """The table that is being written, or was last."""
 
@@ -80,6 +92,18 @@ class BulkWriter:
             self._stages.clear()
         if len(self._plans) > 16 * MAX_STAGES:
             self._plans.clear()
+
+    @property
+    def looked_for(self) -> Iterable[int]:
+        """The object ids of the tables in which rows were looked for that may all have been new."""
+        return self._looked_for
+
+    def learn(self, inserted: Mapping[int, int]) -> None:
+        """``inserted``: the rows that the transaction has put into tables of `looked_for`, as far as that is known."""
+        for oid, novelties in self._looked_for.items():
+            rows = self._written[oid]
+            for novelty in novelties:
+                novelty.learn(rows, all_new=inserted.get(oid) == rows)
 
     def write(self, waves: Sequence[Wave]) -> int:
         """Write ``waves`` in order and return the number of rows that were written or deleted.
@@ -130,16 +154,45 @@ class BulkWriter:
                 cursor.executemany(plan.single, sorted(texts, key=itemgetter(slice(len(shape.key)))))
                 return cursor.rowcount
         data = copy_data(cells, ordered=True)
+        count = self._copy_new(plan, data)
+        if count is None:
+            count = self._copy_and_merge(plan, data)
+            if plan.append is not None:
+                self._looked_for.setdefault(table.oid, set()).add(plan.novelty)
+        if plan.append is not None:
+            self._written[table.oid] += count
+        return count
+
+    def _copy_new(self, plan: Plan, data: bytes) -> int | None:
+        """Copy rows that are likely to be new straight into their table; None if one of them was not."""
+        if plan.append is None or not plan.novelty.likely():
+            return None
+        self._outbox.send(_MARK)
+        try:
+            rows = self._copy(plan.append, data)
+        except psycopg.Error as error:
+            if meaning_of(error) not in BLAMED:
+                raise
+            plan.novelty.mistaken()  # about an old row, PostgreSQL may first miss a column that an update leaves alone
+            self._outbox.add(_BACK)
+            return None
+        self._outbox.add(_KEPT)
+        return rows
+
+    def _copy_and_merge(self, plan: Plan, data: bytes) -> int:
         self._outbox.add(plan.create)
         self._stages.add(plan.stage)
         if plan.stage in self._used:  # an earlier attempt of this transaction left its rows there
             self._outbox.add(plan.clear)
         self._used.add(plan.stage)
         self._outbox.send()
+        self._copy(plan.copy, data)
+        return self._connection.execute(plan.run).rowcount
+
+    def _copy(self, copy_in: bytes, data: bytes) -> int:
         with self._connection.cursor() as cursor:
-            with cursor.copy(plan.copy) as copy:
+            with cursor.copy(copy_in) as copy:
                 copy.write(data)
-            cursor.execute(plan.run)
             return cursor.rowcount
 
     def _append(self, table: Table, inserts: Sequence[Insert]) -> int:
@@ -160,10 +213,7 @@ class BulkWriter:
                 self._connection.execute(sql.SQL("INSERT INTO {} DEFAULT VALUES").format(target))
             return block.size
         data = copy_data(list(map(cells_of, block.columns, columns, block.kinds)))
-        copy_in = copy_into(target, block.form.insert or ())
-        with self._connection.cursor() as cursor, cursor.copy(copy_in) as copy:
-            copy.write(data)
-        return block.size
+        return self._copy(copy_into(target, block.form.insert or ()).as_string().encode(), data)
 
 
 def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:

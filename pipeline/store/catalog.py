@@ -100,7 +100,7 @@ async def _read(queries: Queries, name: str) -> Table:
     found = await queries.row(statement("catalog_table"), {"name": name})
     if found is None:
         raise ApplyFailed(f"there is no table {name}", "42P01", Meaning.SYSTEMIC, name)
-    oid, schema, relname, relkind = found
+    oid, schema, relname, relkind, copies = found
     if schema in _FORBIDDEN:
         raise Unfit(name, f"a table of the schema {schema} belongs to PostgreSQL or to the pipeline itself")
     if relkind not in _TABLES:
@@ -116,6 +116,7 @@ async def _read(queries: Queries, name: str) -> Table:
         unique_keys=frozenset(frozenset(row[0]) for row in unique),
         depth=depths((child, parent) for child, parent, _ in references if child != parent).get(oid, 0),
         cascades=reach(((parent, child) for child, parent, cascades in references if cascades), oid),
+        copies=copies,
     )
 
 

@@ -9,7 +9,10 @@ import psycopg
 
 from pipeline.core.failure import Meaning, classify
 
-__all__ = ["meaning_of", "public_text", "text_of_error"]
+__all__ = ["BLAMED", "meaning_of", "public_text", "text_of_error"]
+
+BLAMED: Final = frozenset({Meaning.POISON, Meaning.PARENT_MISSING, Meaning.UNKNOWN, Meaning.SYSTEMIC})
+"""Errors that may be one row's fault: look for it. Everything else ends the attempt for the whole batch."""
 
 _VALUE: Final = re.compile(r"COPY .+, line \d+, column |(unnamed portal|portal \".*\") parameter \$\d+")
 """How the context of an error begins that one of PostgreSQL's input functions raised: with the value it was reading."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -18,7 +18,7 @@ from pipeline.driving import run
 from pipeline.errors import ApplyFailed
 from pipeline.store.bulk import BulkWriter, MissingColumn
 from pipeline.store.catalog import Catalog
-from pipeline.store.diagnosis import meaning_of, public_text, text_of_error
+from pipeline.store.diagnosis import BLAMED, meaning_of, public_text, text_of_error
 from pipeline.store.outbox import Outbox
 from pipeline.store.plans import Plan, Shape
 from pipeline.store.queries import BlockingQueries
@@ -29,9 +29,6 @@ __all__ = ["Finding", "IsolatingWriter"]
 
 _RELEASE: Final = b"RELEASE SAVEPOINT pipeline"
 _UNDO: Final = b"ROLLBACK TO SAVEPOINT pipeline; " + _RELEASE
-
-_ISOLATED: Final = frozenset({Meaning.POISON, Meaning.PARENT_MISSING, Meaning.UNKNOWN, Meaning.SYSTEMIC})
-"""Errors that may be one event's fault: look for it. Everything else ends the attempt for the whole batch."""
 
 
 class Finding(NamedTuple):
@@ -82,6 +79,15 @@ class IsolatingWriter:
     def make_room(self) -> None:
         """See `BulkWriter.make_room`."""
         self._writer.make_room()
+
+    @property
+    def looked_for(self) -> Iterable[int]:
+        """See `BulkWriter.looked_for`."""
+        return self._writer.looked_for
+
+    def learn(self, inserted: Mapping[int, int]) -> None:
+        """See `BulkWriter.learn`."""
+        self._writer.learn(inserted)
 
     def write(self, events: Sequence[Event]) -> Sequence[tuple[Event, Finding]]:
         """Write ``events``, and return those that could not be written, in order, with what was wrong.
@@ -164,7 +170,7 @@ class IsolatingWriter:
             finding = Finding(str(error), None)
         except psycopg.Error as error:
             finding = Finding(text_of_error(error), error.sqlstate, meaning_of(error), self.table, public_text(error))
-            if finding.meaning not in _ISOLATED:
+            if finding.meaning not in BLAMED:
                 raise
         else:
             self.rows += rows * keep

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from psycopg import sql
 
 from pipeline.core.table import Column, Table
+from pipeline.store.novelty import Novelty
 from pipeline.store.text import COPY_OPTIONS
 
 __all__ = [
@@ -39,7 +40,11 @@ class Shape(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The statements for one table and shape; ``single`` takes the row as parameters, the others take none."""
+    """The statements for one table and shape; ``single`` takes the row as parameters, the others take none.
+
+    ``append`` copies rows straight into the table, if they are new: there is none where they might be wrong there.
+    ``novelty`` is what was seen of such rows.
+    """
 
     stage: str
     clear: bytes
@@ -47,6 +52,8 @@ class Plan(NamedTuple):
     copy: bytes
     run: bytes
     single: bytes
+    append: bytes | None
+    novelty: Novelty
 
 
 PARAMETER: Final = "\x00"
@@ -97,7 +104,17 @@ def plan_of(table: Table, shape: Shape) -> Plan:
         copy=_bytes(copy_into(stage, names)),
         run=_bytes(statement(table, shape, stage)),
         single=parametrised(single),
+        append=_bytes(copy_into(sql.Identifier(table.schema, table.name), names)) if _copies(table, shape) else None,
+        novelty=Novelty(),
     )
+
+
+def _copies(table: Table, shape: Shape) -> bool:
+    """Whether new rows may be copied into ``table`` as they are, and a row that is there already makes an error.
+
+    What an operand makes of a default must be computed.
+    """
+    return table.copies and not shape.deletes and all(verb == "set" for _, verb, _ in shape.steps)
 
 
 def _bytes(text: sql.Composed) -> bytes:
