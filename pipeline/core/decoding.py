@@ -186,8 +186,8 @@ class _Batch:
             return
         found: dict[object, _Found] = {}
         for position, change in enumerate(changes, start):
-            if change is not None:
-                kind = type(change)
+            kind = type(change)
+            if kind is Change or kind in self._memory.known:  # else it is none, or of a table without a name
                 name = change.table if kind is Change else kind
                 if name not in found:
                     found[name] = _Found(self._memory.known.get(kind))
