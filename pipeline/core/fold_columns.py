@@ -8,6 +8,8 @@ left to `pipeline.core.fold.fold`, which says what a fold is; both give the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+from operator import itemgetter
 from typing import Any
 
 from pipeline.core.change import Change
@@ -20,13 +22,14 @@ __all__ = ["fold_events"]
 
 def fold_events(events: Events, tables: Mapping[str, Table]) -> list[Wave]:
     """What `fold` makes of the changes of ``events``. ``tables`` are theirs, by their spelling."""
-    deletes = any(block.form.delete for block, _ in events.blocks)
-    if not events.blocks or ((deletes or events.others) and any(table.cascades for table in tables.values())):
-        return fold(*_one_by_one(events), tables)
+    others = [change for event in events.others.values() for change in event.changes]
+    deletes = any(block.form.delete for block, _ in events.blocks) or any(change.delete for change in others)
+    if not events.blocks or (deletes and any(table.cascades for table in tables.values())):
+        return fold(*_one_by_one(events, tables), tables)
     found: dict[int, list[Block]] = {}
     for block, _ in events.blocks:
         found.setdefault(tables[block.form.table].oid, []).append(block)
-    loose = {tables[change.table].oid for event in events.others.values() for change in event.changes}
+    loose = {tables[change.table].oid for change in others}
     folded: dict[int, Sequence[Block]] = {}
     for table in tables.values():
         blocks = found.get(table.oid, ())
@@ -42,21 +45,26 @@ def fold_events(events: Events, tables: Mapping[str, Table]) -> list[Wave]:
     return waves
 
 
-def _one_by_one(
-    events: Events, tables: Mapping[str, Table] | None = None
-) -> tuple[Sequence[Change], Sequence[str | None]]:
-    """The changes of ``events``, those of ``tables`` if given, in their order, and the identities of their keys."""
-    pairs = [pair for event in events for pair in zip(event.changes, event.identities, strict=True)]
-    if tables is not None:
-        pairs = [pair for pair in pairs if pair[0].table in tables]
-    return [change for change, _ in pairs], [name for _, name in pairs]
+def _one_by_one(events: Events, tables: Mapping[str, Table]) -> tuple[Sequence[Change], Sequence[str | None]]:
+    """The changes of ``events`` to ``tables``, in their order, and the identities of their keys."""
+    found: list[tuple[int, Change, str | None]] = [
+        (at, change, name)
+        for at, event in events.others.items()
+        for change, name in zip(event.changes, event.identities, strict=True)
+        if change.table in tables
+    ]
+    for block, positions in events.blocks:
+        if block.form.table in tables:
+            found += zip(positions, block.changes(), block.names or repeat(None, block.size), strict=True)
+    found.sort(key=itemgetter(0))  # the changes of one event stay in their order
+    return [change for _, change, _ in found], [name for _, _, name in found]
 
 
 def _fold_blocks(blocks: Sequence[Block], table: Table) -> Sequence[Block] | None:
     """The fold of all changes of a table, ``None`` if it cannot be made here."""
-    inserts = sum(block.names is None for block in blocks)
-    if inserts:
-        return blocks if inserts == len(blocks) else None
+    inserts = {block.form.insert for block in blocks}
+    if inserts != {None}:  # rows of the same columns, under two spellings of the table, are appended in their order
+        return blocks if None not in inserts and len(inserts) == len(blocks) else None
     names = [name for block in blocks for name in block.names or ()]
     if len(set(names)) == len(names):
         return blocks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -122,11 +122,11 @@ class Application:
         }
         with together(self._connection):
             self._connection.execute(statement("record_batch"), mark)
-            inserted = self._count_inserted(oid for oid in self._writer.looked_for if oid in self._inserted)
+            inserted = self._count_inserted(self._writer.looked_for)
             self._probe(Step.COMMITTING)
             self._connection.execute("COMMIT")
         self._probe(Step.COMMITTED)
-        self._writer.learn({oid: count - self._inserted[oid] for oid, count in _first(inserted).items()})
+        self._writer.learn({oid: count - self._inserted[oid] for oid, count in inserted if oid in self._inserted})
         return Applied(
             seq=seq,
             rows=self._writer.rows,
@@ -211,13 +211,13 @@ class Application:
             locked = self._connection.execute(statement("lock_shard"), self._scope)
             found = self._connection.execute(statement("catalog_fingerprints"), {"names": known})
             inserted = self._count_inserted(oids & unsure)
-        self._inserted = _first(inserted)
-        if self._catalog.compare(known, dict(found.fetchall())):
-            self._plans.clear()
+        self._inserted = dict(inserted)
+        self._catalog.compare(known, dict(found.fetchall()))
         return locked.fetchone()
 
-    def _count_inserted(self, oids: Iterable[int]) -> dict[int, psycopg.Cursor[Any]]:
-        return {oid: self._connection.execute(statement("count_inserted"), {"oid": oid}) for oid in oids}
+    def _count_inserted(self, oids: Iterable[int]) -> Iterable[tuple[int, int]]:
+        wanted = list(oids)
+        return self._connection.execute(statement("count_inserted"), {"oids": wanted}) if wanted else ()
 
     def _find_batch(self) -> _Entry | None:
         row = self._connection.execute(statement("find_batch"), {"batch_id": self._batch.id}).fetchone()
@@ -346,10 +346,6 @@ class Application:
                 "message": entry.raw,
             },
         )
-
-
-def _first(answers: Mapping[int, psycopg.Cursor[Any]]) -> dict[int, int]:
-    return {oid: row[0] for oid, answer in answers.items() for row in answer}
 
 
 def _malformed_id(entry: Malformed) -> str:

@@ -18,39 +18,36 @@ the temporary table has no statistics, and a plan that reads the whole target wo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import psycopg
 from psycopg import sql
 
 from pipeline.core.change import Change, printable
 from pipeline.core.entries import Block, Form, block_of
-from pipeline.core.fold import Insert, Step, Upsert, Wave
+from pipeline.core.fold import Insert, Step, Wave
 from pipeline.core.table import SUMMABLE, Column, Table
 from pipeline.core.values import Columns
 from pipeline.store.diagnosis import BLAMED, meaning_of
 from pipeline.store.novelty import Novelty
 from pipeline.store.outbox import Outbox
 from pipeline.store.plans import PARAMETER, Plan, Shape, copy_into, names_of, parameter_type, parametrised, plan_of
+from pipeline.store.shapes import Alike, Operands, alike, by_shape
 from pipeline.store.statements import statement
 from pipeline.store.text import Unfit, array_text, cells_of, copy_data, text_of, texts_of, texts_of_cells
 
-__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "alike", "by_shape", "check_shape", "operand_text", "single"]
-
-
-Row = Change | Upsert
-"""What a wave has of a row."""
+__all__ = ["MAX_STAGES", "BulkWriter", "MissingColumn", "check_shape", "operand_text", "single"]
 
 
 MAX_STAGES: Final = 64
 """Temporary tables of a session. Each holds a lock and is truncated at every commit; thousands would exhaust both."""
 
-_KNOWN_FORMS: Final = 256
-"""Combinations of columns whose shape is remembered: a stranger's names must not cost memory."""
 
+MAX_GUESSES: Final = 32
+"""Times that rows are taken for new in a transaction. PostgreSQL keeps 64 savepoints of each at hand; with more, every
+snapshot in the server has to look for the others on disk."""
 
 _MARK: Final = b"SAVEPOINT pipeline_new"
 _KEPT: Final = b"RELEASE SAVEPOINT pipeline_new"
@@ -82,6 +79,7 @@ class BulkWriter:
         self._used: set[str] = set()
         self._written: Counter[int] = Counter()  # rows by table, of shapes that may be copied straight into it
         self._looked_for: dict[int, set[Novelty]] = {}
+        self._guesses = 0
         self.at: Table | None = None
         """The table that is being written, or was last."""
 
@@ -144,8 +142,8 @@ class BulkWriter:
         shape = rows.shape
         check_shape(table, shape)
         plan = self._plans.get((table.oid, shape))
-        if plan is None:
-            plan = self._plans[table.oid, shape] = plan_of(table, shape)
+        if plan is None or (plan.table is not table and plan.table != table):
+            plan = self._plans[table.oid, shape] = plan_of(table, shape, plan)
         cells = _cells(table, rows)
         if plan.stage not in self._stages and len(self._stages) >= MAX_STAGES:
             texts = zip(*map(texts_of_cells, cells), strict=True)
@@ -154,30 +152,38 @@ class BulkWriter:
                 cursor.executemany(plan.single, sorted(texts, key=itemgetter(slice(len(shape.key)))))
                 return cursor.rowcount
         data = copy_data(cells, ordered=True)
-        count = self._copy_new(plan, data)
+        are_new = plan.append is not None and plan.novelty.likely() and self._guesses < MAX_GUESSES
+        count = self._copy_new(plan, data, len(cells[0])) if are_new else None
         if count is None:
             count = self._copy_and_merge(plan, data)
+            if are_new:
+                plan.novelty.mistaken()  # only now: what is wrong with a row says nothing of others
             if plan.append is not None:
                 self._looked_for.setdefault(table.oid, set()).add(plan.novelty)
         if plan.append is not None:
             self._written[table.oid] += count
         return count
 
-    def _copy_new(self, plan: Plan, data: bytes) -> int | None:
-        """Copy rows that are likely to be new straight into their table; None if one of them was not."""
-        if plan.append is None or not plan.novelty.likely():
-            return None
+    def _copy_new(self, plan: Plan, data: bytes, count: int) -> int | None:
+        """Copy so many rows, likely new ones, straight into their table; None if one was not: then nothing was done.
+
+        Of an old row PostgreSQL may first say something else: that a column is missing which an update leaves alone.
+        And a trigger that was made just now may leave rows out without a word.
+        """
+        self._guesses += 1
         self._outbox.send(_MARK)
         try:
-            rows = self._copy(plan.append, data)
+            is_done = self._copy(plan.append or b"", data) == count
         except psycopg.Error as error:
             if meaning_of(error) not in BLAMED:
                 raise
-            plan.novelty.mistaken()  # about an old row, PostgreSQL may first miss a column that an update leaves alone
-            self._outbox.add(_BACK)
-            return None
-        self._outbox.add(_KEPT)
-        return rows
+            is_done = False
+        if is_done:
+            self._outbox.add(_KEPT)
+            return count
+        self._outbox.add(_BACK)
+        plan.novelty.learn(0, all_new=False)
+        return None
 
     def _copy_and_merge(self, plan: Plan, data: bytes) -> int:
         self._outbox.add(plan.create)
@@ -220,10 +226,10 @@ def single(table: Table, change: Change) -> tuple[bytes, Sequence[str | None]]:
     """The statement for one change, and its parameters. Raises as `BulkWriter.write`."""
     if change.insert is not None:
         return _insert(table, change.insert)
-    shape = _shape_of(change)
-    check_shape(table, shape)
-    cells = _cells(table, Alike(shape, _columns_of(shape, [change]) or ()))
-    return plan_of(table, shape).single, [text for column in cells for text in texts_of_cells(column)]
+    (row,) = by_shape([change])
+    check_shape(table, row.shape)
+    cells = _cells(table, row)
+    return plan_of(table, row.shape).single, [text for column in cells for text in texts_of_cells(column)]
 
 
 def _insert(table: Table, row: Columns) -> tuple[bytes, Sequence[str | None]]:
@@ -234,103 +240,6 @@ def _insert(table: Table, row: Columns) -> tuple[bytes, Sequence[str | None]]:
     values = sql.SQL(", ").join(sql.SQL(f"{PARAMETER}::" + parameter_type(column)) for column in columns)
     text = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(target, names_of(row), values)
     return parametrised(text.as_string()), [text for column in columns for text in texts_of([row[column.name]], column)]
-
-
-_Names = tuple[str, ...]
-
-_VERBS: Final = ("set", "add", "max", "min")
-
-
-@lru_cache(maxsize=_KNOWN_FORMS)
-def _shape(key: _Names, operands: tuple[_Names, _Names, _Names, _Names], deletes: bool) -> Shape:  # noqa: FBT001
-    """The shape of changes that name these columns, whatever their order; ``operands`` by `_VERBS`."""
-    steps = sorted((name, verb, False) for verb, names in zip(_VERBS, operands, strict=True) for name in names)
-    return Shape(tuple(sorted(key)), tuple(steps), deletes)
-
-
-def _shape_of(row: Row) -> Shape:
-    if isinstance(row, Upsert):
-        steps = sorted((name, step.verb, step.candidates) for name, step in row.steps.items())
-        return Shape(tuple(sorted(row.key)), tuple(steps))
-    operands = tuple(row.set), tuple(row.add), tuple(row.max), tuple(row.min)
-    return _shape(tuple(row.key), operands, row.delete)
-
-
-Operands = Sequence[Sequence[Any]]
-"""What rows of one shape have, column by column: those of the key, then the operands."""
-
-
-class Alike(NamedTuple):
-    """Rows of one shape; ``kinds`` are the types in each of their columns, if they are known."""
-
-    shape: Shape
-    columns: Operands
-    kinds: Sequence[frozenset[type]] | None = None
-
-
-def by_shape(rows: Iterable[Row]) -> Sequence[Alike]:
-    """The rows of each shape; the shapes in an order that all flushers have."""
-    rows = list(rows)
-    if rows and (columns := _columns_of(shape := _shape_of(rows[0]), rows)):
-        return [Alike(shape, columns)]
-    shapes: dict[Shape, list[Row]] = {}
-    last, found = None, []
-    for row in rows:
-        shape = _shape_of(row)
-        if shape is not last:  # to look a shape up takes longer than to make it
-            last, found = shape, shapes.setdefault(shape, [])
-        found.append(row)
-    return [Alike(shape, _columns_of(shape, shapes[shape]) or ()) for shape in sorted(shapes)]
-
-
-def alike(block: Block) -> Alike:
-    """The rows of a block that addresses them."""
-    shape, order = _shape_of_form(block.form)
-    return Alike(shape, [block.columns[place] for place in order], [block.kinds[place] for place in order])
-
-
-@lru_cache(maxsize=_KNOWN_FORMS)
-def _shape_of_form(form: Form) -> tuple[Shape, Sequence[int]]:
-    """The shape of changes of a form, and where its columns stand in these."""
-    shape = _shape(form.key, (form.set, form.add, form.max, form.min), form.delete)
-    place = {name: at for at, name in enumerate(form.columns)}
-    return shape, [place[name] for name in (*shape.key, *(name for name, _, _ in shape.steps))]
-
-
-_PARTS: Final[Mapping[str, Callable[[Iterable[Change]], list[dict[str, Any]]]]] = {
-    "key": lambda rows: [row.key for row in rows],
-    "set": lambda rows: [row.set for row in rows],
-    "add": lambda rows: [row.add for row in rows],
-    "max": lambda rows: [row.max for row in rows],
-    "min": lambda rows: [row.min for row in rows],
-}
-
-
-def _columns_of(shape: Shape, rows: Sequence[Row]) -> Operands | None:
-    """The columns of ``rows``, at least one, if all of them are of this shape."""
-    changes = [row for row in rows if type(row) is Change and row.delete is shape.deletes]
-    if len(changes) < len(rows):
-        return None if changes else _columns_of_upserts(shape, rows)
-    found: dict[str, Sequence[Any]] = {}
-    for verb, part in _PARTS.items():
-        names = shape.key if verb == "key" else [name for name, how, _ in shape.steps if how == verb]
-        columns = part(changes)
-        if any(columns) if not names else set(map(len, columns)) != {len(names)}:
-            return None
-        try:
-            found |= {name: [row[name] for row in columns] for name in names}
-        except KeyError:
-            return None
-    return [found[name] for name in (*shape.key, *(name for name, _, _ in shape.steps))]
-
-
-def _columns_of_upserts(shape: Shape, rows: Sequence[Row]) -> Operands | None:
-    """As `_columns_of`; the operands of upserts, each of which has one with candidates."""
-    upserts = [row for row in rows if isinstance(row, Upsert) and _shape_of(row) == shape]
-    if len(upserts) < len(rows):
-        return None
-    keys = [[row.key[name] for row in upserts] for name in shape.key]
-    return [*keys, *([row.steps[name].operand for row in upserts] for name, _, _ in shape.steps)]
 
 
 def check_shape(table: Table, shape: Shape) -> None:

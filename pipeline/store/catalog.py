@@ -53,24 +53,24 @@ class Catalog:
         self._tables: dict[str, Table] = {}
         self._fingerprints: dict[str, str] = {}
 
-    async def freshen(self, queries: Queries, names: Iterable[str]) -> bool:
-        """Forget those of the tables ``names`` that have changed since they were read; whether there was one.
+    async def freshen(self, queries: Queries, names: Iterable[str]) -> None:
+        """Forget those of the tables ``names`` that have changed since they were read.
 
         One statement. A changed type, default, index or foreign key makes no error by itself, but wrong rows.
         """
         known = self.known(names)
-        return bool(known) and self.compare(known, await _fingerprints(queries, known))
+        if known:
+            self.compare(known, await _fingerprints(queries, known))
 
     def known(self, names: Iterable[str]) -> list[str]:
         """Those of the tables ``names`` that have been read already."""
         return [name for name in names if name in self._tables]
 
-    def compare(self, known: Iterable[str], now: Mapping[str, str]) -> bool:
+    def compare(self, known: Iterable[str], now: Mapping[str, str]) -> None:
         """As `freshen`, with the fingerprints that the tables have ``now``."""
         changed = [name for name in known if now.get(name) != self._fingerprints.get(name)]
         for name in changed:
             self._tables.pop(name, None)
-        return bool(changed)
 
     def forget(self) -> None:
         """Read everything anew from now on: the schema seems to have changed."""

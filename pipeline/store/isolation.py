@@ -189,7 +189,6 @@ class IsolatingWriter:
         if not self._looked_again:
             self._looked_again = True
             self._catalog.forget()
-            self._plans.clear()
 
     def _table(self, name: str) -> Table:
         table = self._catalog.get(name)

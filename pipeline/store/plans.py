@@ -43,9 +43,10 @@ class Plan(NamedTuple):
     """The statements for one table and shape; ``single`` takes the row as parameters, the others take none.
 
     ``append`` copies rows straight into the table, if they are new: there is none where they might be wrong there.
-    ``novelty`` is what was seen of such rows.
+    ``novelty`` is what was seen of such rows. ``table`` is what was known of the table when the statements were made.
     """
 
+    table: Table
     stage: str
     clear: bytes
     create: bytes
@@ -73,8 +74,11 @@ def copy_into(target: sql.Composable, names: Iterable[str]) -> sql.Composed:
     return sql.SQL("COPY {} ({}) FROM STDIN {}").format(target, names_of(names), sql.SQL(COPY_OPTIONS))
 
 
-def plan_of(table: Table, shape: Shape) -> Plan:
-    """The statements for a shape that fits the table: see `pipeline.store.bulk.check_shape`."""
+def plan_of(table: Table, shape: Shape, before: Plan | None = None) -> Plan:
+    """The statements for a shape that fits the table: see `pipeline.store.bulk.check_shape`.
+
+    What was seen of rows with the plan ``before`` still counts: that a table has changed makes no old row new.
+    """
     names = [*shape.key, *(name for name, _, _ in shape.steps)]
     types = [sql.SQL(stage_type(table.columns[name], "set", candidates=False)) for name in shape.key]
     types += [sql.SQL(stage_type(table.columns[name], verb, candidates=many)) for name, verb, many in shape.steps]
@@ -96,6 +100,7 @@ def plan_of(table: Table, shape: Shape) -> Plan:
     )
     single = statement(table, shape, sql.Composed([sql.SQL("(SELECT "), one, sql.SQL(")")])).as_string()
     return Plan(
+        table=table,
         stage=name,
         clear=_bytes(sql.SQL("DELETE FROM {}").format(stage)),
         create=_bytes(
@@ -105,7 +110,7 @@ def plan_of(table: Table, shape: Shape) -> Plan:
         run=_bytes(statement(table, shape, stage)),
         single=parametrised(single),
         append=_bytes(copy_into(sql.Identifier(table.schema, table.name), names)) if _copies(table, shape) else None,
-        novelty=Novelty(),
+        novelty=Novelty() if before is None else before.novelty,
     )
 
 

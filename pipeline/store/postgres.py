@@ -97,7 +97,6 @@ class PostgresStore:
 
     def _forget(self) -> None:
         self._catalog.forget()
-        self._plans.clear()
 
 
 def _systemic(attempt: Callable[[], None]) -> ApplyFailed | None:

@@ -20,7 +20,9 @@ from pipeline.contrib.celery import register
 from pipeline.core.change import Change, Event, seal
 from pipeline.core.codec import Malformed, decode
 from pipeline.core.decoding import Decoder
-from pipeline.core.fold import Delete, Insert, Operation, fold
+from pipeline.core.entries import Entries
+from pipeline.core.fold import Delete, Insert, Operation, fold, operation
+from pipeline.core.fold_columns import fold_events
 from pipeline.core.table import Column, Kind, Table
 from pipeline.store.text import Unfit, array_text, copy_data, text_of
 
@@ -30,8 +32,8 @@ SLOW_SECONDS: Final = 0.05
 SMALL_BYTES: Final = 100_000
 _TRIES: Final = 5  # a machine that is busy is slow now and then, a decoder that is slow always is
 
-_SOME: Final = 5
-"""Messages that are alike, and so are decoded together."""
+_SOME: Final = 32
+"""Messages that are alike, and so are decoded together; so many that their form is known from then on."""
 
 _KINDS: Final = (*Kind, Kind.INTEGER, Kind.TEXT, Kind.JSON, Kind.TEXT, Kind.JSON, Kind.ARRAY)
 _LOW, _HIGH = -(2**63), 2**63 - 1
@@ -79,8 +81,11 @@ class Judge:
 
     def _undecoded(self, raw: bytes) -> str | None:
         found = decode(raw, self._task_name)
-        if list(map(repr, Decoder(self._task_name).decode([raw] * _SOME))) != [repr(found)] * _SOME:
-            return "decoded otherwise among others"
+        decoder, entries = Decoder(self._task_name), Entries.of([])
+        for known in (False, True) if isinstance(found, Event) else (False,):
+            entries = decoder.decode([raw] * _SOME)
+            if list(map(repr, entries)) != [repr(found)] * _SOME:
+                return f"decoded otherwise among others{', when its form was known' * known}"
         if isinstance(found, Malformed):
             self.outcomes["malformed"] += 1
             found.reason.encode()
@@ -94,18 +99,22 @@ class Judge:
         for change, identity in zip(found.changes, found.identities, strict=True):
             if seal(change)[1] != identity:
                 return f"decoded, but a writer would call its row something else than {identity!r:.100}"
-        return self._unwritten(found)
+        return self._unwritten(found, entries)
 
-    def _unwritten(self, event: Event) -> str | None:
+    def _unwritten(self, event: Event, entries: Entries) -> str | None:
         """Fold it and make rows of it, with columns of every type: what does not fit may say so, and no more."""
         for salt in range(3):
             tables: dict[str, Table] = {}
             for change in event.changes:
                 _add_table(tables, change, salt)
-            for wave in fold([*event.changes] * 2, [*event.identities] * 2, tables):
+            waves = fold([*event.changes] * 2, [*event.identities] * 2, tables)
+            for wave in [*waves, *fold_events(entries.events(range(len(entries))), tables)]:
                 for table in tables.values():
-                    for operation in wave.rows.get(table.oid, {}).values():
-                        _write(operation, table)
+                    for block in wave.blocks.get(table.oid, ()):
+                        for change in block.changes():
+                            _write(operation(change), table)
+                    for row in wave.rows.get(table.oid, {}).values():
+                        _write(row, table)
                     for insert in wave.inserts.get(table.oid, ()):
                         _write(insert, table)
         return None
@@ -145,13 +154,13 @@ def _add_table(tables: dict[str, Table], change: Change, salt: int) -> None:
     tables[change.table] = Table(crc32(change.table.encode()), "public", change.table, columns, keys)
 
 
-def _write(operation: Operation | Insert, table: Table) -> None:
+def _write(row: Operation | Insert, table: Table) -> None:
     def texts() -> list[str | None]:
-        if isinstance(operation, Insert):
-            return [_text(text_of, value, table.columns[name]) for name, value in operation.values.items()]
-        found = [_text(text_of, value, table.columns[name]) for name, value in operation.key.items()]
-        if not isinstance(operation, Delete):
-            for name, step in operation.steps.items():
+        if isinstance(row, Insert):
+            return [_text(text_of, value, table.columns[name]) for name, value in row.values.items()]
+        found = [_text(text_of, value, table.columns[name]) for name, value in row.key.items()]
+        if not isinstance(row, Delete):
+            for name, step in row.steps.items():
                 found.append(_text(array_text if step.candidates else text_of, step.operand, table.columns[name]))
         return found
 

@@ -52,6 +52,18 @@ def test_a_table_that_was_altered_is_written_as_it_is_now(
     assert scene.sql("SELECT n FROM t WHERE id = 2") == [(expected,)]
 
 
+def test_a_domain_that_was_altered_gives_the_default_that_it_has_now(scene: Scene) -> None:
+    scene.sql("CREATE DOMAIN fives AS int DEFAULT 5")
+    scene.sql("CREATE TABLE t (id int PRIMARY KEY, n fives)")
+    pipeline = scene.pipeline()
+    pipeline.write("t", {"id": 1}, add={"n": 1})
+    drain(pipeline)
+    scene.sql("ALTER DOMAIN fives SET DEFAULT 50")
+    pipeline.write("t", {"id": 2}, add={"n": 1})
+    drain(pipeline)
+    assert scene.sql("SELECT n FROM t ORDER BY id") == [(6,), (51,)]
+
+
 def test_a_key_that_identifies_no_row_any_more_changes_none(scene: Scene) -> None:
     scene.sql("CREATE TABLE t (id int CONSTRAINT single UNIQUE, n int)")
     pipeline = scene.pipeline()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.change import Change
 from pipeline.core.fold import Delete, Step, Upsert, operation
-from pipeline.store.bulk import by_shape
+from pipeline.store.shapes import by_shape
 
 names = st.sampled_from(["a", "b", "c"])
 values = st.integers(0, 2)

@@ -16,6 +16,7 @@ from pipeline.core.fold import Insert, Wave, fold, operation
 from pipeline.core.fold_columns import fold_events
 from pipeline.core.table import Column, Table
 from pipeline.store.text import Unfit, cells_of
+from tests.unit.calling import calls_of
 from tests.unit.messages import TASK, numbered
 from tests.unit.table_model import COLUMNS, OTHER_TABLE, TABLE
 
@@ -249,12 +250,30 @@ def test_an_event_of_several_changes_takes_only_its_tables_out_of_the_columns() 
     assert [oid for oid, _ in blocks_of(waves)] == [OTHER_TABLE.oid]
 
 
+@pytest.mark.parametrize("cascades", [False, True])
+def test_a_few_events_of_another_table_do_not_make_all_others_be_looked_at_alone(cascades: bool) -> None:  # noqa: FBT001
+    """Too few to be decoded together; and nothing is deleted that could take others along."""
+    strays = [[Change("u", {"id": n}, {"name": "x"})] for n in range(3)]
+    entries = Decoder(TASK).decode(numbered([*counters(1000, 1000), *strays]))
+    events = entries.events(range(len(entries)))
+    table = msgspec.structs.replace(TABLE, cascades=frozenset({OTHER_TABLE.oid} if cascades else ()))
+    tables = {"t": table, "u": OTHER_TABLE}
+    assert calls_of(lambda: fold_events(events, tables)) < 100
+    check([*counters(1000, 1000), *strays], tables)
+
+
 def test_two_spellings_of_a_table_are_one_table() -> None:
     other = [[Change('"T u"', {"id": n}, add={"small": 1})] for n in range(10)]
     assert blocks_of(check([*counters(10, 10), *other])) == []
     (wave,) = check([*counters(10, 10), *other])
     assert {step for steps in rows_of([wave])[0].values() for step in steps} == {f"id={n}" for n in range(10)}
     assert [len(blocks) for blocks in check([*counters(5, 5), *other[5:]])[0].blocks.values()] == [2]
+
+
+def test_rows_that_are_appended_under_two_spellings_of_a_table_stay_in_their_order() -> None:
+    rows = [[Change(('"T u"', "t")[n % 2], insert={"id": n, "name": "x"})] for n in range(10)]
+    assert blocks_of(check(rows)) == []
+    assert [block.size for _, block in blocks_of(check(rows[::2]))] == [5]
 
 
 # --- a row that comes again

@@ -11,9 +11,10 @@ SELECT wanted.name,
             WHERE t.tgrelid = pg_class.oid AND t.tgtype & 7 = 7),
            (SELECT string_agg(
                        concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attidentity, a.attnotnull,
-                                 a.attcollation, pg_get_expr(d.adbin, d.adrelid)),
+                                 a.attcollation, pg_get_expr(d.adbin, d.adrelid), own.typdefault), -- a domain has one
                        ';' ORDER BY a.attnum)
             FROM pg_catalog.pg_attribute a
+            JOIN pg_catalog.pg_type own ON own.oid = a.atttypid
             LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
             WHERE a.attrelid = pg_class.oid AND a.attnum > 0 AND NOT a.attisdropped),
            (SELECT string_agg(

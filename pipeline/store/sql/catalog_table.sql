@@ -1,6 +1,7 @@
 -- A table by its name as SQL spells it; no row if there is none. Whether COPY into it does what INSERT does, and makes an error
 -- of a row that is found in it already: one of a table that inherits from it is in no index of it, an index with another
--- collation may tell rows apart that are equal in that of the column, and a trigger may do anything before an index is asked.
+-- collation or operator class may tell rows apart that are equal to the column, and a trigger may do anything before an
+-- index is asked.
 SELECT pg_class.oid::bigint,
        pg_namespace.nspname,
        pg_class.relname,
@@ -13,9 +14,14 @@ SELECT pg_class.oid::bigint,
        )
        AND NOT EXISTS (
            SELECT FROM pg_catalog.pg_index i
-           CROSS JOIN LATERAL unnest(i.indkey::smallint[], i.indcollation::oid[]) AS part (attnum, collated)
+           CROSS JOIN LATERAL unnest(i.indkey::smallint[], i.indcollation::oid[], i.indclass::oid[])
+               AS part (attnum, collated, class)
            JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = part.attnum
-           WHERE i.indrelid = pg_class.oid AND i.indisunique AND part.collated <> a.attcollation
+           JOIN pg_catalog.pg_opclass c ON c.oid = part.class
+           LEFT JOIN pg_catalog.pg_opclass usual
+               ON usual.opcmethod = c.opcmethod AND usual.opcdefault AND usual.opcintype = a.atttypid
+           WHERE i.indrelid = pg_class.oid AND i.indisunique
+           AND (part.collated <> a.attcollation OR NOT c.opcdefault OR usual.opcfamily <> c.opcfamily)
        ) AS copies
 FROM pg_catalog.pg_class
 JOIN pg_catalog.pg_namespace ON pg_namespace.oid = pg_class.relnamespace
