@@ -141,9 +141,8 @@ def _settle_plain(part: Part, rows: Sequence[str | None], numbers: Sequence[int 
     """`_settle` for ordinary events that were applied."""
     part.events += len(rows)
     fresh: dict[str, list[int]] = {row: [1, seq, 0] for row, seq in zip(rows, numbers, strict=True) if row and seq}
-    if len(fresh) == len(rows) - rows.count(None) and part.rows.keys().isdisjoint(
-        fresh
-    ):  # every row once, as nearly always
+    comes_once = len(fresh) == len(rows) - rows.count(None) and part.rows.keys().isdisjoint(fresh)
+    if comes_once:  # each row, as nearly always
         part.rows |= fresh
         return
     for row, seq in zip(rows, numbers, strict=True):

@@ -152,11 +152,11 @@ class BulkWriter:
                 cursor.executemany(plan.single, sorted(texts, key=itemgetter(slice(len(shape.key)))))
                 return cursor.rowcount
         data = copy_data(cells, ordered=True)
-        are_new = plan.append is not None and plan.novelty.likely() and self._guesses < MAX_GUESSES
-        count = self._copy_new(plan, data, len(cells[0])) if are_new else None
+        append = plan.append if plan.novelty.likely() and self._guesses < MAX_GUESSES else None
+        count = None if append is None else self._copy_new(append, plan.novelty, data, len(cells[0]))
         if count is None:
             count = self._copy_and_merge(plan, data)
-            if are_new:
+            if append is not None:
                 plan.novelty.mistaken()  # only now: what is wrong with a row says nothing of others
             if plan.append is not None:
                 self._looked_for.setdefault(table.oid, set()).add(plan.novelty)
@@ -164,7 +164,7 @@ class BulkWriter:
             self._written[table.oid] += count
         return count
 
-    def _copy_new(self, plan: Plan, data: bytes, count: int) -> int | None:
+    def _copy_new(self, append: bytes, novelty: Novelty, data: bytes, count: int) -> int | None:
         """Copy so many rows, likely new ones, straight into their table; None if one was not: then nothing was done.
 
         Of an old row PostgreSQL may first say something else: that a column is missing which an update leaves alone.
@@ -173,7 +173,7 @@ class BulkWriter:
         self._guesses += 1
         self._outbox.send(_MARK)
         try:
-            is_done = self._copy(plan.append or b"", data) == count
+            is_done = self._copy(append, data) == count
         except psycopg.Error as error:
             if meaning_of(error) not in BLAMED:
                 raise
@@ -182,7 +182,7 @@ class BulkWriter:
             self._outbox.add(_KEPT)
             return count
         self._outbox.add(_BACK)
-        plan.novelty.learn(0, all_new=False)
+        novelty.learn(0, all_new=False)
         return None
 
     def _copy_and_merge(self, plan: Plan, data: bytes) -> int:

@@ -58,7 +58,7 @@ class Drains:
         What was measured before has brought that about, and not what is measured next.
         """
         until = time.monotonic() + LONGEST_SECONDS
-        while any(self._redis.info("persistence").get(name) for name in IN_BACKGROUND):
+        while any(map(self._redis.info("persistence").get, IN_BACKGROUND)):
             if time.monotonic() > until:
                 raise Wrong("Redis did not come to rest")
             time.sleep(POLL_SECONDS)
